@@ -1,0 +1,62 @@
+"""Batched functions and decompositions of symmetric and Hermitian matrices: the numerics under every geometry.
+
+Every function takes stacks (..., n, n), returns the dtype and device of its input, has a gradient that is exact at
+repeated eigenvalues, and traces under ``torch.compile``, ``torch.func`` and ``torch.export``.
+"""
+
+from manifoldnorm.linalg import functions
+from manifoldnorm.linalg import _ops as _ops  # registers the operators
+from manifoldnorm.linalg._precision import precision, symmetrize
+from manifoldnorm.linalg.cholesky import (
+    cholesky,
+    exp_cholesky,
+    half_lower,
+    inverse_cholesky,
+    inverse_lower,
+    log_cholesky,
+)
+from manifoldnorm.linalg.kernels import apply_kernel, lyapunov
+from manifoldnorm.linalg.spectral import (
+    Spectrum,
+    apply,
+    clamp_eig,
+    decompose,
+    eigh,
+    expm,
+    frechet_derivative,
+    inv_sqrtm,
+    logm,
+    powm,
+    sqrtm,
+    sqrtm_inv_sqrtm,
+    sum_log,
+    sum_log_squared,
+)
+
+__all__ = [
+    "Spectrum",
+    "apply",
+    "apply_kernel",
+    "cholesky",
+    "clamp_eig",
+    "decompose",
+    "eigh",
+    "exp_cholesky",
+    "expm",
+    "frechet_derivative",
+    "functions",
+    "half_lower",
+    "inv_sqrtm",
+    "inverse_cholesky",
+    "inverse_lower",
+    "log_cholesky",
+    "logm",
+    "lyapunov",
+    "powm",
+    "precision",
+    "sqrtm",
+    "sqrtm_inv_sqrtm",
+    "sum_log",
+    "sum_log_squared",
+    "symmetrize",
+]

@@ -1,0 +1,157 @@
+"""Decompositions as ``torch.library`` operators: failure handling inside, opaque to every tracer.
+
+The operators have no autograd of their own; `spectral` and `cholesky` wrap them in autograd Functions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from manifoldnorm.linalg._precision import working_dtype
+
+_LIB = torch.library.Library("manifoldnorm", "DEF")
+_LIB.define("eigh(Tensor a, bool wide, bool positive, str name) -> (Tensor, Tensor)")
+_LIB.define("cholesky(Tensor a, bool wide, str name) -> Tensor")
+
+# how far below zero rounding may push the smallest eigenvalue of a semi-definite matrix, in units of n * eps * |largest|
+INDEFINITE_TOL = 16.0
+
+
+def sample_index(flat: int, batch_shape: torch.Size) -> str:
+    """Return the name under which an error message speaks of one matrix of a batch."""
+    if len(batch_shape) == 0:
+        return "the matrix"
+    index = []
+    for size in reversed(batch_shape):
+        index.append(flat % size)
+        flat //= size
+    return f"sample {index[0]}" if len(index) == 1 else f"sample {tuple(reversed(index))}"
+
+
+def _hermitian(a: Tensor, wide: bool) -> Tensor:
+    a = a.to(working_dtype(a.dtype, wide))
+    return (a + a.mH) * 0.5
+
+
+def _finite(a: Tensor) -> Tensor:
+    return a.isfinite().flatten(-2).all(-1)
+
+
+def _rescue_eigh(h: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Second rung of the ladder: leave non-finite matrices out, normalise the scale, decompose in double precision."""
+    n = h.shape[-1]
+    finite = _finite(h)
+    eye = torch.eye(n, dtype=h.dtype, device=h.device)
+    safe = torch.where(finite[..., None, None], h, eye)
+    scale = safe.abs().flatten(-2).amax(-1).clamp_min(torch.finfo(h.dtype).tiny)
+    work = (safe / scale[..., None, None]).to(working_dtype(h.dtype, True))
+    try:
+        w, u = torch.linalg.eigh(work)
+    except torch.linalg.LinAlgError as error:
+        raise torch.linalg.LinAlgError(
+            f"{name}: the eigendecomposition did not converge even after rescaling, in double precision "
+            f"(condition cannot be estimated). Add a multiple of the identity, e.g. Covariance(shrinkage=...)."
+        ) from error
+    nan = float("nan")
+    real = h.abs().dtype
+    w = torch.where(finite[..., None], w.to(real) * scale[..., None], nan)
+    return w, torch.where(finite[..., None, None], u.to(h.dtype), nan)
+
+
+def raise_indefinite(w: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Raise if an ascending spectrum ``w`` is negative beyond rounding of a matrix of ``dtype``."""
+    if w.numel() == 0:
+        return
+    tolerance = INDEFINITE_TOL * w.shape[-1] * torch.finfo(dtype).eps
+    low, high = w[..., 0], w[..., -1].abs()
+    bad = (low < -tolerance * high) | (w[..., -1] < 0)
+    if not bool(bad.any()):
+        return
+    first = int(bad.flatten().to(torch.uint8).argmax())
+    raise torch.linalg.LinAlgError(
+        f"{name}: {sample_index(first, bad.shape)} is not positive definite (smallest eigenvalue "
+        f"{float(low.flatten()[first]):.3g}, largest {float(w[..., -1].flatten()[first]):.3g}). "
+        f"Shrink the covariance (Covariance(shrinkage=...)) or use more samples than channels."
+    )
+
+
+def _eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
+    h = _hermitian(a, wide)
+    try:
+        w, u = torch.linalg.eigh(h)
+        broken = not math.isfinite(float(w.sum()))
+    except torch.linalg.LinAlgError:
+        broken = True
+    if broken:
+        w, u = _rescue_eigh(h, name)
+    if positive:
+        raise_indefinite(w, a.dtype, name)
+    return w, u.mH.resolve_conj().contiguous()
+
+
+def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
+    h = _hermitian(a, wide)
+    finite = _finite(h)
+    eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+    w, u = torch.linalg.eigh(torch.where(finite[..., None, None], h, eye))
+    bad = ~finite
+    if positive:
+        tolerance = INDEFINITE_TOL * h.shape[-1] * torch.finfo(a.dtype).eps
+        bad = bad | (w[..., 0] < -tolerance * w[..., -1].abs()) | (w[..., -1] < 0)
+    w = w.masked_fill(bad[..., None], float("nan"))
+    return w, u.mH.resolve_conj().contiguous()
+
+
+def _eigh_fake(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
+    dtype = working_dtype(a.dtype, wide)
+    return a.new_empty(a.shape[:-1], dtype=dtype.to_real()), a.new_empty(a.shape, dtype=dtype)
+
+
+def _cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
+    h = _hermitian(a, wide)
+    factor, info = torch.linalg.cholesky_ex(h)
+    if bool(info.any()):
+        finite = _finite(h)
+        failed = (info > 0) & finite
+        if bool(failed.any()):
+            first = int(failed.flatten().to(torch.uint8).argmax())
+            w = torch.linalg.eigvalsh(h.flatten(0, -3)[first] if h.ndim > 2 else h)
+            raise torch.linalg.LinAlgError(
+                f"{name}: {sample_index(first, failed.shape)} is not positive definite (smallest eigenvalue "
+                f"{float(w[0]):.3g}, largest {float(w[-1]):.3g}). "
+                f"Shrink the covariance (Covariance(shrinkage=...)) or use more samples than channels."
+            )
+        factor = torch.where(finite[..., None, None], factor, float("nan"))
+    return factor.contiguous()
+
+
+def _cholesky_device(a: Tensor, wide: bool, name: str) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(_hermitian(a, wide))
+    return factor.masked_fill((info != 0)[..., None, None], float("nan")).contiguous()
+
+
+def _cholesky_fake(a: Tensor, wide: bool, name: str) -> Tensor:
+    return a.new_empty(a.shape, dtype=working_dtype(a.dtype, wide))
+
+
+_LIB.impl("eigh", _eigh_cpu, "CPU")
+_LIB.impl("eigh", _eigh_device, "CUDA")
+_LIB.impl("cholesky", _cholesky_cpu, "CPU")
+_LIB.impl("cholesky", _cholesky_device, "CUDA")
+torch.library.register_fake("manifoldnorm::eigh", _eigh_fake, lib=_LIB)
+torch.library.register_fake("manifoldnorm::cholesky", _cholesky_fake, lib=_LIB)
+
+
+def _eigh_vmap(info, in_dims, a, wide, positive, name):  # type: ignore[no-untyped-def]
+    return torch.ops.manifoldnorm.eigh(a.movedim(in_dims[0], 0), wide, positive, name), (0, 0)
+
+
+def _cholesky_vmap(info, in_dims, a, wide, name):  # type: ignore[no-untyped-def]
+    return torch.ops.manifoldnorm.cholesky(a.movedim(in_dims[0], 0), wide, name), 0
+
+
+torch.library.register_vmap("manifoldnorm::eigh", _eigh_vmap, lib=_LIB)
+torch.library.register_vmap("manifoldnorm::cholesky", _cholesky_vmap, lib=_LIB)

@@ -1,0 +1,86 @@
+"""Working precision of decompositions, and the scale of every clamp."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+_SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_native: ContextVar[bool] = ContextVar("manifoldnorm_native_precision", default=False)
+
+
+@contextlib.contextmanager
+def precision(mode: str) -> Iterator[None]:
+    """Choose in which precision single-precision input is decomposed on CPU.
+
+    Parameters
+    ----------
+    mode : {"accurate", "native"}
+        ``"accurate"`` (the default everywhere) decomposes ``float32`` and ``complex64`` input in double precision
+        on CPU, where this costs nothing; ``"native"`` stays in the input's precision. Other devices are always native.
+
+    Raises
+    ------
+    ValueError
+        If ``mode`` is neither of the two.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> with mn.linalg.precision("native"):
+    ...     mn.linalg.logm(torch.eye(2)).dtype
+    torch.float32
+    """
+    if mode not in ("accurate", "native"):
+        raise ValueError(f"precision(mode): expected 'accurate' or 'native', got {mode!r}.")
+    token = _native.set(mode == "native")
+    try:
+        yield
+    finally:
+        _native.reset(token)
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the eigenvalues of a matrix of ``dtype``."""
+    return _REAL.get(dtype, dtype)
+
+
+def widens(a: Tensor) -> bool:
+    """Return whether a decomposition of ``a`` runs in double precision although ``a`` is single."""
+    return a.device.type == "cpu" and a.dtype in _WIDER and not _native.get()
+
+
+def working_dtype(dtype: torch.dtype, wide: bool) -> torch.dtype:
+    """Return the dtype in which a matrix of ``dtype`` is decomposed."""
+    return _WIDER.get(dtype, dtype) if wide else dtype
+
+
+def check_matrix(a: Tensor, name: str) -> None:
+    """Raise unless ``a`` is a floating stack of square matrices (shape and dtype only: no look at the values)."""
+    if a.dtype not in _SUPPORTED:
+        raise TypeError(
+            f"{name}: expected a float32, float64, complex64 or complex128 tensor, got {a.dtype}. "
+            f"Convert with .float() or .double() first."
+        )
+    if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
+        raise ValueError(f"{name}: expected square matrices of shape (..., n, n), got {tuple(a.shape)}.")
+
+
+def symmetrize(a: Tensor) -> Tensor:
+    """Return the Hermitian part ``(A + A^H) / 2``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from manifoldnorm.linalg import symmetrize
+    >>> symmetrize(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    tensor([[1., 1.],
+            [1., 1.]])
+    """
+    return (a + a.mH) * 0.5

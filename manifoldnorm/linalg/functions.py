@@ -1,0 +1,311 @@
+"""Scalar functions of eigenvalues with divided differences in closed form.
+
+For a function ``f`` the matrix ``K_ij = f[a_i, a_j]`` (and ``f'`` on ties) is all that a spectral gradient needs
+(Daleckii and Krein). Each form below has no threshold: a vanishing ``tiny`` added to the numerator and the denominator
+makes 0/0 the derivative and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_TINY = {torch.float64: 1e-290, torch.float32: 1e-36}
+
+
+def _pairs(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (smaller, larger) of every pair of eigenvalues, each (..., n, n)."""
+    row, column = w.unsqueeze(-1), w.unsqueeze(-2)
+    return torch.minimum(row, column), torch.maximum(row, column)
+
+
+def _param(p: Tensor | None, axes: int) -> Tensor:
+    assert p is not None
+    return p.reshape(p.shape + (1,) * axes)
+
+
+class SpectralFunction:
+    """A scalar function of eigenvalues: its value, first and second divided differences.
+
+    Subclasses are stateless; a parameter (exponent, threshold) arrives as ``p`` with one entry per matrix.
+    """
+
+    positive = False  # whether the matrix must be positive (semi-)definite
+    parameter: SpectralFunction | None = None  # derivative with respect to the parameter
+
+    def clamp(self, w: Tensor, eps: float) -> Tensor:
+        """Return the eigenvalues at which the function is evaluated (clamps are relative to the largest)."""
+        return w
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        """Return f at the eigenvalues, (..., n)."""
+        raise NotImplementedError
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        """Return the first divided differences f[a_i, a_j], (..., n, n)."""
+        raise NotImplementedError
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return ``f''(m) / 2`` and ``f''''(m) / 24``, used where three eigenvalues nearly coincide."""
+        raise NotImplementedError
+
+    def scale(self, m: Tensor) -> Tensor:
+        """Return the distance over which f changes near m."""
+        return m.abs()
+
+    def divided2(self, w: Tensor, p: Tensor | None) -> Tensor:
+        """Return the second divided differences f[a_i, a_j, a_k], (..., n, n, n)."""
+        first = self.divided(w, p)
+        a, b, c = w[..., :, None, None], w[..., None, :, None], w[..., None, None, :]
+        ab, bc, ac = first[..., :, :, None], first[..., None, :, :], first[..., :, None, :]
+        # divide by the largest of the three gaps: the quotient is symmetric, so any pair may lead
+        gap_ac, gap_ab, gap_bc = (a - c).expand_as(ab + bc), (a - b), (b - c)
+        lead_ab = (gap_ab.abs() >= gap_ac.abs()) & (gap_ab.abs() >= gap_bc.abs())
+        lead_bc = ~lead_ab & (gap_bc.abs() > gap_ac.abs())
+        gap = torch.where(lead_ab, gap_ab, torch.where(lead_bc, gap_bc, gap_ac))
+        difference = torch.where(lead_ab, ac - bc, torch.where(lead_bc, ab - ac, ab - bc))
+        m = (a + b + c) / 3
+        half, twentyfourth = self.taylor(m, None if p is None else _param(p, 2))
+        spread = ((a - m) ** 2 + (b - m) ** 2 + (c - m) ** 2) / 2
+        near = gap.abs() < torch.finfo(w.dtype).eps ** 0.25 * self.scale(m)
+        return torch.where(near, half + twentyfourth * spread, difference / torch.where(near, 1.0, gap))
+
+
+class _Positive(SpectralFunction):
+    positive = True
+
+    def clamp(self, w: Tensor, eps: float) -> Tensor:
+        # a floor of eps times the largest eigenvalue: below it the input's own rounding error rules;
+        # the zero matrix gets the smallest normal number
+        return w.maximum((w[..., -1:] * eps).clamp_min(torch.finfo(w.dtype).tiny))
+
+
+class Log(_Positive):
+    """log; ``log1p(r) / r / b`` with ``r = (a - b) / b``."""
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return w.log()
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        low, high = _pairs(w)
+        tiny = _TINY[w.dtype]
+        ratio = (high - low) / low
+        return (ratio.log1p() + tiny) / ((ratio + tiny) * low)
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        return -0.5 / m**2, -0.25 / m**4
+
+
+class Exp(SpectralFunction):
+    """exp; ``e^max (1 - e^-t) / t`` with ``t = |a - b|``, which cannot overflow before the value does."""
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return w.exp()
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        tiny = _TINY[w.dtype]
+        gap = (w.unsqueeze(-1) - w.unsqueeze(-2)).abs()
+        grown = w.exp()
+        top = torch.maximum(grown.unsqueeze(-1), grown.unsqueeze(-2))
+        return top * (tiny - torch.expm1(-gap)) / (gap + tiny)
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        return m.exp() / 2, m.exp() / 24
+
+    def scale(self, m: Tensor) -> Tensor:
+        return torch.ones_like(m)
+
+
+class Sqrt(SpectralFunction):
+    """Square root of a positive semi-definite matrix; ``1 / (sqrt a + sqrt b)``."""
+
+    positive = True
+
+    def clamp(self, w: Tensor, eps: float) -> Tensor:
+        return w.clamp_min(0.0)
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return w.sqrt()
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        # the floor bounds the derivative at exactly singular matrices, where it is infinite
+        eps = torch.finfo(w.dtype).eps
+        root = w.maximum((w[..., -1:] * eps).clamp_min(torch.finfo(w.dtype).tiny)).sqrt()
+        return 1 / (root.unsqueeze(-1) + root.unsqueeze(-2))
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        return -0.125 * m**-1.5, -0.0390625 * m**-3.5
+
+
+class InvSqrt(_Positive):
+    """Inverse square root; ``-1 / (sqrt a sqrt b (sqrt a + sqrt b))``."""
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return w.rsqrt()
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        root = w.sqrt()
+        row, column = root.unsqueeze(-1), root.unsqueeze(-2)
+        return -1 / (row * column) / (row + column)
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        return 0.375 * m**-2.5, 0.2734375 * m**-4.5
+
+
+class Power(_Positive):
+    """``w^p (log w)^k``: the power and, for k = 1, 2, its derivatives in the exponent.
+
+    With ``t = log(a / b) = log1p((a - b) / b)`` the divided difference is ``(ab)^(p/2) 2 sinh(p t / 2) / (a - b)``.
+    """
+
+    def __init__(self, logs: int = 0) -> None:
+        self.logs = logs
+        self.parameter = Power(logs + 1) if logs < 2 else None
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        power = w ** _param(p, 1)
+        return power * w.log() ** self.logs if self.logs else power
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        if self.logs > 1:
+            raise NotImplementedError("powm: third derivatives in the exponent are not implemented.")
+        low, high = _pairs(w)
+        tiny = _TINY[w.dtype]
+        ratio = (high - low) / low
+        rise = ratio.log1p()
+        exponent = _param(p, 2)
+        half = w ** (_param(p, 1) / 2)
+        rise_of_power = 2 * torch.sinh(exponent * rise / 2) + exponent * tiny
+        plain = half.unsqueeze(-1) * half.unsqueeze(-2) * rise_of_power / ((ratio + tiny) * low)
+        if self.logs == 0:
+            return plain
+        power, log = w ** _param(p, 1), w.log()
+        of_log = (rise + tiny) / ((ratio + tiny) * low)
+        means = (power.unsqueeze(-1) + power.unsqueeze(-2)) * of_log + (log.unsqueeze(-1) + log.unsqueeze(-2)) * plain
+        return means / 2
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.logs:
+            raise NotImplementedError("powm: third derivatives in the exponent are not implemented.")
+        q = _param(p, 1)
+        second = q * (q - 1)
+        return second / 2 * m ** (q - 2), second * (q - 2) * (q - 3) / 24 * m ** (q - 4)
+
+
+class ClampMin(SpectralFunction):
+    """``max(w, p)``; exact: 1 above, 0 below, ``(a - p) / (a - b)`` across the threshold."""
+
+    def __init__(self) -> None:
+        self.parameter = _Below()
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return w.maximum(_param(p, 1))
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        low, high = _pairs(w)
+        threshold = _param(p, 2)
+        across = (high - threshold) / (high - low + _TINY[w.dtype])
+        return torch.where(low > threshold, 1.0, across.clamp(0.0, 1.0))
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(m), torch.zeros_like(m)
+
+
+class _Below(SpectralFunction):
+    """Indicator of ``w <= p``: the derivative of ``max(w, p)`` in the threshold (piecewise constant)."""
+
+    def __init__(self) -> None:
+        self.parameter = None
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return (w <= _param(p, 1)).to(w.dtype)
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        low, high = _pairs(w)
+        threshold = _param(p, 2)
+        return torch.where((low <= threshold) & (high > threshold), -1 / (high - low + _TINY[w.dtype]), 0.0)
+
+
+class Hyperbola(SpectralFunction):
+    """``sqrt(w^2 + 1) - 1``; ``(a + b) / (sqrt(a^2 + 1) + sqrt(b^2 + 1))``."""
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return w * w / (1 + (w * w + 1).sqrt())
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        root = (w * w + 1).sqrt()
+        return (w.unsqueeze(-1) + w.unsqueeze(-2)) / (root.unsqueeze(-1) + root.unsqueeze(-2))
+
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        root = (m * m + 1).sqrt()
+        return 0.5 / root**3, (12 * m * m - 3) / (24 * root**7)
+
+    def scale(self, m: Tensor) -> Tensor:
+        return (m * m + 1).sqrt()
+
+
+class Composed(SpectralFunction):
+    """``outer(inner(w))``; ``(g o f)[a, b] = g[f a, f b] f[a, b]``. At most one of the two has a parameter: inner's."""
+
+    def __init__(self, outer: SpectralFunction, inner: SpectralFunction) -> None:
+        self.outer, self.inner = outer, inner
+        self.positive = inner.positive
+        self.parameter = _InnerParameter(outer, inner) if inner.parameter is not None else None
+
+    def clamp(self, w: Tensor, eps: float) -> Tensor:
+        return self.inner.clamp(w, eps)
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return self.outer.value(self.inner.value(w, p), None)
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return self.outer.divided(self.inner.value(w, p), None) * self.inner.divided(w, p)
+
+    def divided2(self, w: Tensor, p: Tensor | None) -> Tensor:
+        inner = self.inner.value(w, p)
+        first, outer_first = self.inner.divided(w, p), self.outer.divided(inner, None)
+        curved = self.outer.divided2(inner, None) * first[..., :, :, None] * first[..., :, None, :]
+        return curved + outer_first[..., None, :, :] * self.inner.divided2(w, p)
+
+
+class _InnerParameter(SpectralFunction):
+    """Derivative of a composition in the inner parameter: ``g'(f(w)) df/dp(w)``; df/dp is piecewise constant in p."""
+
+    def __init__(self, outer: SpectralFunction, inner: SpectralFunction) -> None:
+        assert inner.parameter is not None
+        self.outer, self.inner, self.slope = outer, inner, inner.parameter
+        self.parameter = _InnerCurvature(outer, inner)
+
+    def _outer_slope(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return self.outer.divided(self.inner.value(w, p), None).diagonal(dim1=-2, dim2=-1)
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return self._outer_slope(w, p) * self.slope.value(w, p)
+
+    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
+        # g'[A, B] = g[A, A, B] + g[A, B, B]
+        second = self.outer.divided2(self.inner.value(w, p), None)
+        twice = second.diagonal(dim1=-3, dim2=-2).mT
+        of_slope = (twice + twice.mT) * self.inner.divided(w, p)
+        return of_slope * self.slope.value(w, p).unsqueeze(-2) + self._outer_slope(w, p).unsqueeze(-1) * (
+            self.slope.divided(w, p)
+        )
+
+
+class _InnerCurvature(SpectralFunction):
+    """Second derivative of a composition in the inner parameter: ``g''(f(w)) (df/dp(w))^2``."""
+
+    def __init__(self, outer: SpectralFunction, inner: SpectralFunction) -> None:
+        assert inner.parameter is not None
+        self.outer, self.inner, self.slope = outer, inner, inner.parameter
+
+    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
+        second = self.outer.divided2(self.inner.value(w, p), None)
+        curvature = 2 * second.diagonal(dim1=-3, dim2=-2).diagonal(dim1=-2, dim2=-1)
+        return curvature * self.slope.value(w, p) ** 2
+
+
+LOG, EXP, SQRT, INV_SQRT, POWER, POWER_LOG = Log(), Exp(), Sqrt(), InvSqrt(), Power(), Power(1)
+CLAMP_MIN, HYPERBOLA = ClampMin(), Hyperbola()
+LOG_CLAMP_MIN = Composed(LOG, CLAMP_MIN)
+LOG_HYPERBOLA = Composed(HYPERBOLA, LOG)

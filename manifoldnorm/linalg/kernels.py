@@ -1,0 +1,120 @@
+"""Linear maps ``V -> U (k(w_i + w_j) o U^H V U) U^H`` of one matrix: Lyapunov solves and Bures-Wasserstein transports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._precision import symmetrize
+from manifoldnorm.linalg.spectral import Spectrum, _FirstOrderOnly, _from_basis, _to_basis, decompose
+
+
+class SumKernel:
+    """A function k of the sum of two eigenvalues, ``c x^p``, and its divided difference."""
+
+    def __init__(self, coefficient: float, power: float) -> None:
+        self.coefficient, self.power = coefficient, power
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return k(x)."""
+        return self.coefficient * x**self.power
+
+    def divided(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return (k(x) - k(y)) / (x - y) for the powers -1, -1/2 and 1/2, in forms without cancellation."""
+        if self.power == -1:
+            return -self.coefficient / (x * y)
+        root_x, root_y = x.sqrt(), y.sqrt()
+        if self.power == 0.5:
+            return self.coefficient / (root_x + root_y)
+        return -self.coefficient / (root_x * root_y * (root_x + root_y))
+
+
+LYAPUNOV = SumKernel(1.0, -1.0)
+BURES_TO_IDENTITY = SumKernel(2.0**0.5, -0.5)
+BURES_FROM_IDENTITY = SumKernel(0.5**0.5, 0.5)
+BURES_FROM_IDENTITY_SOLVED = SumKernel(0.5**0.5, -0.5)  # from the identity, then the Lyapunov solve
+
+
+class _Kernel(Function):
+    """Y = U (k o U^H V U) U^H; self-adjoint in V, gradient in A by divided differences of k."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel) -> Tensor:
+        w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
+        kernel = k.value(w.unsqueeze(-1) + w.unsqueeze(-2))
+        return _from_basis(uh, kernel * _to_basis(uh, v.to(uh.dtype))).to(v.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        a, w, uh, v, k = inputs
+        ctx.save_for_backward(a, w, uh, v)
+        ctx.k = k
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, w, uh, v = ctx.saved_tensors
+        grad_v = _Kernel.apply(a, w, uh, g, ctx.k)
+        grad_a = _KernelGrad.apply(a, w, uh, v, g, ctx.k) if ctx.needs_input_grad[0] else None
+        return grad_a, None, None, grad_v, None
+
+
+class _KernelGrad(Function):
+    """Gradient of <G, Y> in A: M + M^H, M_il = sum_j k[w_i + w_j, w_l + w_j] G_ij V_jl in the eigenbasis."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel) -> Tensor:
+        w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
+        gh, vh = (_to_basis(uh, symmetrize(t.to(uh.dtype))) for t in (g, v))
+        batch = vh.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
+        total = w.unsqueeze(-1) + w.unsqueeze(-2)
+        kernel = k.divided(total.unsqueeze(-2), total.unsqueeze(-3))  # [i, l, j]
+        if batch > 0:
+            gh, vh = gh.flatten(0, batch - 1), vh.flatten(0, batch - 1)
+            product = torch.einsum("b...ij,b...jl->...ilj", gh, vh)
+        else:
+            product = torch.einsum("...ij,...jl->...ilj", gh, vh)
+        m = (kernel * product).sum(-1)
+        grad = symmetrize(_from_basis(uh, m)) * 2
+        return grad.to(a.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:5])
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> Any:
+        raise NotImplementedError("manifoldnorm.linalg: this derivative is of higher order than is implemented.")
+
+
+def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel) -> Tensor:
+    """Apply ``V -> U (k(w_i + w_j) o U^H V U) U^H`` for Hermitian ``v`` (..., n, n); ``v`` may have more leading dimensions."""
+    a, w, uh = spectrum
+    return _Kernel.apply(a, w, uh, v, k)  # type: ignore[no-any-return]
+
+
+def lyapunov(a: Tensor, q: Tensor) -> Tensor:
+    """Solve ``A X + X A = Q`` for positive-definite ``a`` and Hermitian ``q``, both (..., n, n).
+
+    Raises
+    ------
+    torch.linalg.LinAlgError
+        On CPU, if a matrix of ``a`` is indefinite beyond rounding; names the sample.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.linalg.lyapunov(torch.eye(2), torch.eye(2)).diagonal()
+    tensor([0.5000, 0.5000])
+    """
+    shape = torch.broadcast_shapes(a.shape, q.shape)
+    spectrum = decompose(a, positive=True, name="lyapunov")
+    spectrum = Spectrum(*(t.expand(shape[:-2] + t.shape[a.ndim - 2 :]) for t in spectrum))
+    return apply_kernel(spectrum, q.expand(shape), LYAPUNOV)
