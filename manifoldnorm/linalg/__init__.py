@@ -6,7 +6,8 @@ repeated eigenvalues, and traces under ``torch.compile``, ``torch.func`` and ``t
 
 from manifoldnorm.linalg import functions
 from manifoldnorm.linalg import _ops as _ops  # registers the operators
-from manifoldnorm.linalg._precision import precision, symmetrize
+from manifoldnorm.linalg._ops import INDEFINITE_TOL, sample_index
+from manifoldnorm.linalg._precision import check_matrix, congruence, precision, symmetrize
 from manifoldnorm.linalg.cholesky import (
     cholesky,
     exp_cholesky,
@@ -31,14 +32,17 @@ from manifoldnorm.linalg.spectral import (
     sqrtm_inv_sqrtm,
     sum_log,
     sum_log_squared,
+    weighted_apply,
 )
 
 __all__ = [
+    "INDEFINITE_TOL",
     "Spectrum",
     "apply",
     "apply_kernel",
     "cholesky",
     "clamp_eig",
+    "congruence",
     "decompose",
     "eigh",
     "exp_cholesky",
@@ -53,10 +57,13 @@ __all__ = [
     "logm",
     "lyapunov",
     "powm",
+    "check_matrix",
     "precision",
+    "sample_index",
     "sqrtm",
     "sqrtm_inv_sqrtm",
     "sum_log",
     "sum_log_squared",
     "symmetrize",
+    "weighted_apply",
 ]

@@ -202,6 +202,63 @@ class _SpectralSum(Function):
         return g[..., None, None] * slope, None, None, None
 
 
+class _WeightedApply(Function):
+    """sum_i w_i f(A_i) over dimension 0 as one matrix product, with the backward of `_Apply` per sample."""
+
+    @staticmethod
+    def forward(a: Tensor, w: Tensor, uh: Tensor, weights: Tensor, f: SpectralFunction) -> Tensor:
+        values = f.value(_clamped(a, w, f), None) * weights.unsqueeze(-1)
+        n = a.shape[-1]
+        if a.ndim == 3:
+            rows = uh.reshape(-1, n)
+            return (rows.mH @ (values.reshape(-1, 1) * rows)).to(a.dtype)
+        return _rebuild(uh, values).sum(0).to(a.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        a, w, uh, weights, f = inputs
+        ctx.save_for_backward(a, w, uh, weights)
+        ctx.f = f
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, w, uh, weights = ctx.saved_tensors
+        share = (weights[..., None, None] * g).to(a.dtype)
+        grad_a = _Vjp.apply(a, w, uh, None, share, ctx.f) if ctx.needs_input_grad[0] else None
+        grad_w = None
+        if ctx.needs_input_grad[3]:
+            values = _Apply.apply(a, w, uh, None, ctx.f)
+            product = (g.conj() * values).sum((-2, -1))
+            grad_w = (product.real if product.is_complex() else product).to(weights.dtype)
+        return grad_a, None, None, grad_w, None
+
+
+def weighted_apply(spectrum: Spectrum, f: SpectralFunction, weights: Tensor | None) -> Tensor:
+    """Return the weighted sum over dimension 0 of a function of decomposed matrices (N, ..., n, n).
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Of matrices (N, *groups, n, n).
+    f : SpectralFunction
+        A function without parameter.
+    weights : Tensor or None
+        (N, *groups); None is uniform, ``1 / N``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from manifoldnorm import linalg
+    >>> spectrum = linalg.decompose(torch.stack([torch.eye(2), 4 * torch.eye(2)]))
+    >>> linalg.weighted_apply(spectrum, linalg.functions.SQRT, None).diagonal()
+    tensor([1.5000, 1.5000])
+    """
+    a, w, uh = spectrum
+    if weights is None:
+        weights = w.new_full(w.shape[:-1], 1.0 / max(w.shape[0], 1))
+    return _WeightedApply.apply(a, w, uh, weights.to(w.dtype), f)  # type: ignore[no-any-return]
+
+
 def apply(spectrum: Spectrum, f: SpectralFunction, p: Tensor | float | None = None) -> Tensor:
     """Apply a scalar function to the eigenvalues of a decomposed matrix.
 

@@ -1,0 +1,192 @@
+"""Positive-definite matrices with the Bures-Wasserstein metric and its generalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldnorm import linalg, stats
+from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg import kernels
+from manifoldnorm.manifolds.charts import Congruence, real_diagonal
+from manifoldnorm.manifolds.pullback import Pullback
+from manifoldnorm.manifolds.spd import ConeManifold, check_field, check_size, spd_dim, trace_product
+from manifoldnorm.stats import EigenHessian, MeanSystem
+
+# how far inside its domain a step is shrunk: the smallest eigenvalue of I + L stays above this
+DOMAIN_MARGIN = 1e-2
+
+
+class BuresWasserstein(ConeManifold):
+    r"""Positive-definite matrices with the Bures-Wasserstein (2-Wasserstein between centred Gaussians) metric.
+
+    ``<u, v>_p = tr(S_p[u] v) / 2`` where ``S_p[v]`` solves ``p S + S p = v``;
+    ``d(p, q)^2 = tr p + tr q - 2 tr (p^1/2 q p^1/2)^1/2``. Distances scale with the root of the data's units.
+    ``exp`` is defined while ``I + S_p[v]`` is positive definite, see `injective_fraction`. Parallel transport is known
+    between commuting points only, so `to_origin` and `from_origin` exist and `transport` does not.
+
+    Parameters
+    ----------
+    n : int
+        Matrix size.
+    field : {"real", "complex"}
+        Symmetric or Hermitian matrices.
+
+    References
+    ----------
+    Bhatia, Jain and Lim 2019, "On the Bures-Wasserstein distance between positive definite matrices"; transport:
+    Thanwerdas and Pennec 2023, "O(n)-invariant Riemannian metrics on SPD matrices".
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.BuresWasserstein(2).dist(torch.eye(2), 4 * torch.eye(2))
+    tensor(1.4142)
+    """
+
+    has_hessian = True
+    has_fixed_point = True
+
+    def __init__(self, n: int, *, field: str = "real") -> None:
+        check_size("BuresWasserstein", n)
+        check_field("BuresWasserstein", field)
+        super().__init__((n, n), spd_dim(n, field), {"n": n, "field": field}, {"is_complex": field == "complex"})
+
+    def exp(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return ``(I + S) p (I + S)`` with ``S = S_p[v]``; defined while ``I + S`` is positive definite."""
+        s = self._solve(p, v)
+        step = s + torch.eye(p.shape[-1], dtype=s.dtype, device=s.device)
+        return step @ p @ step
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return ``T p + p T - 2 p`` with the optimal map ``T = p^-1 # q``."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        root = linalg.sqrtm(linalg.congruence(factor.mH, q))
+        product = factor @ root @ inverse  # p T
+        return product + product.mH - 2 * p
+
+    def squared_dist(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return ``tr((T - I) p (T - I))``, which does not cancel for close points."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        root = linalg.sqrtm(linalg.congruence(factor.mH, q))
+        # (T - I) L = L^-H (C - L^H L)
+        gap = inverse.mH @ (root - factor.mH @ factor)
+        return (gap.conj() * gap).real.sum((-2, -1)) if gap.is_complex() else gap.square().sum((-2, -1))
+
+    def inner(self, p: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Return ``tr(S_p[u] v) / 2``."""
+        return trace_product(self._solve(p, u), v) / 2
+
+    def to_origin(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return, in the eigenbasis of p, ``sqrt(2 / (w_i + w_j)) v_ij``."""
+        return linalg.apply_kernel(self._spectrum(p), v, kernels.BURES_TO_IDENTITY)
+
+    def from_origin(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return, in the eigenbasis of p, ``sqrt((w_i + w_j) / 2) v_ij``."""
+        return linalg.apply_kernel(self._spectrum(p), v, kernels.BURES_FROM_IDENTITY)
+
+    def _solve(self, p: Tensor, v: Tensor) -> Tensor:
+        return linalg.apply_kernel(self._spectrum(p), v, kernels.LYAPUNOV)
+
+    @staticmethod
+    def _spectrum(p: Tensor) -> linalg.Spectrum:
+        return linalg.decompose(p, positive=True, name="BuresWasserstein")
+
+    def egrad2rgrad(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return ``2 (g p + p g)``."""
+        product = linalg.symmetrize(g) @ p
+        return 2 * (product + product.mH)
+
+    def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
+        """Return ``((1 - t) I + t T) p ((1 - t) I + t T)``."""
+        return super().geodesic(p, q, t)
+
+    def point_from_tangent(self, v: Tensor) -> Tensor:
+        """Return the matrix exponential of ``v``: positive definite for every ``v``, unlike ``exp``."""
+        return linalg.expm(v)
+
+    def tangent_from_point(self, p: Tensor) -> Tensor:
+        """Return the matrix logarithm of ``p``."""
+        return linalg.logm(p)
+
+    @torch.no_grad()
+    def injective_fraction(self, p: Tensor, v: Tensor) -> Tensor | None:
+        """Return the largest t <= 1 for which ``I + t S_p[v]`` keeps its eigenvalues above a margin of 0.01."""
+        lowest = linalg.eigh(self._solve(p, v))[0][..., 0]
+        return (DOMAIN_MARGIN - 1) / torch.where(lowest < DOMAIN_MARGIN - 1, lowest, DOMAIN_MARGIN - 1)
+
+    # ---- means
+
+    def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
+        """Return the Newton system in X for ``p -> L (I + X)^2 L^H``, in which commuting samples need one step.
+
+        With ``C_i = (L^H x_i L)^1/2`` (spectrum c) and ``G = L^H L - sum_i w_i C_i`` the residual is ``-2 G`` and the
+        Hessian ``X -> sum_i w_i [4 c_j c_k / (c_j + c_k)] o X + G X + X G``.
+        """
+        factor = linalg.cholesky(p).detach()
+        spectrum = linalg.decompose(linalg.congruence(factor.mH, x), positive=True, name="BuresWasserstein mean")
+        gram = factor.mH @ factor
+        half = linalg.weighted_apply(spectrum, fn.SQRT, weights) - gram
+        root = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).sqrt()
+        row, column = root.unsqueeze(-1), root.unsqueeze(-2)
+        hessian = EigenHessian(spectrum.vectors_h, 4 * row * column / (row + column), weights, -half)
+        size = real_diagonal(gram).sum(-1)
+        cost = real_diagonal(x).sum(-1).detach() - 2 * root.sum(-1).to(size.dtype)
+        return MeanSystem(2 * half, hessian, stats.weighted_mean(cost, weights, 0) + size, size)
+
+    def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
+        """Return ``L (I + X)^2 L^H``."""
+        factor = linalg.cholesky(p)
+        moved = factor + factor @ direction.to(p.dtype)
+        return moved @ moved.mH
+
+    def karcher_step(self, p: Tensor, residual: Tensor) -> Tensor:
+        """Return the fixed-point iteration ``L^-H (sum_i w_i C_i)^2 L^-1``; the gradient is that of a Newton step."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        inner = inverse.mH @ (residual.detach() / 2 + factor.mH @ factor)
+        correction = factor @ (residual - residual.detach()) @ factor.mH
+        return inner @ inner.mH + 2 * correction
+
+
+class GeneralizedBuresWasserstein(Pullback):
+    """Bures-Wasserstein seen through the congruence ``p -> M^-1/2 p M^-1/2``; its origin is M.
+
+    Parameters
+    ----------
+    n : int
+        Matrix size.
+    metric : Tensor, optional
+        Positive-definite M (n, n), default the identity; learnable through `manifoldnorm.nn.LearnableManifold`.
+
+    References
+    ----------
+    Han et al. 2023, "Learning with symmetric positive definite matrices via generalized Bures-Wasserstein geometry".
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.GeneralizedBuresWasserstein(2, 4 * torch.eye(2)).dist(torch.eye(2), 4 * torch.eye(2))
+    tensor(0.7071)
+    """
+
+    learnable = {"metric": "spd"}
+    metric: Tensor | None
+
+    def __init__(self, n: int, metric: Tensor | None = None, *, field: str = "real") -> None:
+        check_field("GeneralizedBuresWasserstein", field, complex_ok=False)
+        if metric is not None and metric.shape != (n, n):
+            raise ValueError(
+                f"GeneralizedBuresWasserstein: metric must have shape ({n}, {n}), got {tuple(metric.shape)}."
+            )
+        self._setup({"n": n, "metric": metric}, Congruence(metric), BuresWasserstein(n))
+
+    def origin(self, *batch: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        """Return M, expanded to the batch."""
+        if self.metric is None:
+            return self.base.origin(*batch, dtype=dtype, device=device)
+        point = self.metric.to(dtype=dtype, device=device) if dtype or device else self.metric
+        return point.expand(*batch, *self.point_shape)
+
+

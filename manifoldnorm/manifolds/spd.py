@@ -1,0 +1,260 @@
+"""Positive-definite matrices with the affine-invariant metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldnorm import linalg, stats
+from manifoldnorm.linalg import functions as fn
+from manifoldnorm.manifolds.base import Manifold
+from manifoldnorm.manifolds.charts import real_diagonal
+from manifoldnorm.manifolds.cone import PositiveDefiniteCone
+from manifoldnorm.manifolds.structures import Gyrogroup, LieGroup
+from manifoldnorm.stats import EigenHessian, MeanSystem
+
+
+def check_size(name: str, n: int) -> None:
+    """Raise unless ``n`` is a positive integer."""
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"{name}: n must be a positive integer (the number of channels), got {n!r}.")
+
+
+def check_field(name: str, field: str, *, complex_ok: bool = True) -> None:
+    """Raise unless ``field`` is one the geometry is defined over."""
+    if field not in ("real", "complex"):
+        raise ValueError(f"{name}: field must be 'real' or 'complex', got {field!r}.")
+    if field == "complex" and not complex_ok:
+        raise ValueError(
+            f"{name} is real only. Complex matrices: AffineInvariant, LogEuclidean, LogCholesky, BuresWasserstein."
+        )
+
+
+def check_alpha_beta(name: str, n: int, alpha: float | Tensor, beta: float | Tensor) -> None:
+    """Raise unless ``alpha tr(VU) + beta tr(V) tr(U)`` is positive definite (learnable values are so by construction)."""
+    if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
+        return
+    if alpha <= 0 or alpha + n * beta <= 0:
+        raise ValueError(
+            f"{name}: alpha={alpha}, beta={beta} is no inner product: it needs alpha > 0 and beta > -alpha / n = {-alpha / n:.4g}."
+        )
+
+
+def spd_dim(n: int, field: str) -> int:
+    """Return the dimension of the cone of positive-definite matrices."""
+    return n * n if field == "complex" else n * (n + 1) // 2
+
+
+class ConeManifold(Manifold):
+    """A metric on positive-definite matrices whose origin is the identity matrix."""
+
+    def origin(self, *batch: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        """Return the identity matrix, expanded to the batch."""
+        n = self.point_shape[-1]
+        if dtype is None and self.is_complex:
+            dtype = torch.complex128 if torch.get_default_dtype() == torch.float64 else torch.complex64
+        return torch.eye(n, dtype=dtype, device=device).expand(*batch, n, n)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the Hermitian part with eigenvalues raised to ``8 n eps`` times the largest absolute one."""
+        return PositiveDefiniteCone.project(x)
+
+    def project_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return the Hermitian part of ``v``."""
+        return PositiveDefiniteCone.project_tangent(p, v)
+
+    def violation(self, x: Tensor) -> Tensor:
+        """Return the relative asymmetry plus how far the smallest eigenvalue lies below 0, relative to the largest."""
+        return PositiveDefiniteCone.violation(x)
+
+    def check_point(self, x: Tensor, name: str = "x") -> None:
+        """Raise a ValueError for non-finite, asymmetric, indefinite or numerically singular matrices."""
+        self.check_shape(x, name)
+        PositiveDefiniteCone.check_point(x, f"{self}: {name}")
+
+
+def _trace(m: Tensor) -> Tensor:
+    return real_diagonal(m).sum(-1)
+
+
+def trace_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the real part of ``tr(A B)`` for (..., n, n)."""
+    product = (a * b.mT).sum((-2, -1))
+    return product.real if product.is_complex() else product
+
+
+class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
+    r"""Positive-definite matrices with the affine-invariant metric.
+
+    ``<u, v>_p = alpha tr(p^-1 u p^-1 v) + beta tr(p^-1 u) tr(p^-1 v)``, so that
+    ``d(p, q)^2 = alpha |log(p^-1/2 q p^-1/2)|^2 + beta (log det p^-1 q)^2``: invariant under every congruence, hence
+    under the units of the data. Only distances see alpha and beta. `compose` is the Cholesky group ``L_x y L_x^H``
+    (which depends on the order of channels), `gyroadd` the congruence by the symmetric root.
+
+    Parameters
+    ----------
+    n : int
+        Matrix size.
+    alpha, beta : float
+        Inner product; needs ``alpha > 0`` and ``alpha + n beta > 0``.
+    field : {"real", "complex"}
+        Symmetric or Hermitian matrices.
+
+    References
+    ----------
+    Pennec, Fillard and Ayache 2006, "A Riemannian framework for tensor computing"; Thanwerdas and Pennec 2023,
+    "O(n)-invariant Riemannian metrics on SPD matrices"; Cholesky group: Chen et al. 2024 (LieBN).
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.AffineInvariant(2).dist(torch.eye(2), torch.e * torch.eye(2))
+    tensor(1.4142)
+    """
+
+    has_hessian = True
+    learnable = {"alpha": "positive"}
+    alpha: float | Tensor
+    beta: float | Tensor
+
+    def __init__(self, n: int, alpha: float | Tensor = 1.0, beta: float | Tensor = 0.0, *, field: str = "real") -> None:
+        check_size("AffineInvariant", n)
+        check_field("AffineInvariant", field)
+        check_alpha_beta("AffineInvariant", n, alpha, beta)
+        config = {"n": n, "alpha": alpha, "beta": beta, "field": field}
+        super().__init__((n, n), spd_dim(n, field), config, {"is_complex": field == "complex"})
+
+    def _square(self, log2: Tensor, log: Tensor | None) -> Tensor:
+        """Return the squared distance from the sums of squared logarithms and of logarithms."""
+        square = log2 if isinstance(self.alpha, float) and self.alpha == 1.0 else self.alpha * log2
+        return square if log is None else square + self.beta * log.square()
+
+    @property
+    def _has_beta(self) -> bool:
+        return isinstance(self.beta, Tensor) or self.beta != 0.0
+
+    def _square_of(self, spectrum: linalg.Spectrum) -> Tensor:
+        log = linalg.sum_log(spectrum) if self._has_beta else None
+        return self._square(linalg.sum_log_squared(spectrum), log)
+
+    def exp(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return ``L exp(L^-1 v L^-H) L^H`` for any factor ``p = L L^H``."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        return linalg.congruence(factor, linalg.expm(linalg.congruence(inverse, v)))
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return ``L log(L^-1 q L^-H) L^H``."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        return linalg.congruence(factor, linalg.logm(linalg.congruence(inverse, q)))
+
+    def squared_dist(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return the squared distance from the eigenvalues of ``L^-1 q L^-H``."""
+        _, inverse = linalg.inverse_cholesky(p)
+        return self._square_of(linalg.decompose(linalg.congruence(inverse, q), positive=True, name="dist"))
+
+    def inner(self, p: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Return ``alpha tr(p^-1 u p^-1 v) + beta tr(p^-1 u) tr(p^-1 v)``."""
+        _, inverse = linalg.inverse_cholesky(p)
+        u, v = linalg.congruence(inverse, u), linalg.congruence(inverse, v)
+        product = self.alpha * trace_product(u, v)
+        return product + self.beta * _trace(u) * _trace(v) if self._has_beta else product
+
+    def to_origin(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return ``p^-1/2 v p^-1/2``."""
+        return linalg.congruence(linalg.inv_sqrtm(p), v)
+
+    def from_origin(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return ``p^1/2 v p^1/2``."""
+        return linalg.congruence(linalg.sqrtm(p), v)
+
+    def transport(self, p: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        """Return ``E v E^H`` with ``E = (q p^-1)^1/2 = L (L^-1 q L^-H)^1/2 L^-1``."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        e = factor @ linalg.sqrtm(linalg.congruence(inverse, q)) @ inverse
+        return e @ v @ e.mH
+
+    def egrad2rgrad(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return ``(p g p - c tr(g p) p) / alpha`` with ``c = beta / (alpha + n beta)``."""
+        g = linalg.symmetrize(g)
+        gradient = p @ g @ p
+        if self._has_beta:
+            c = self.beta / (self.alpha + p.shape[-1] * self.beta)
+            gradient = gradient - c * trace_product(g, p)[..., None, None] * p
+        return linalg.symmetrize(gradient) / self.alpha
+
+    def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
+        """Return ``L (L^-1 q L^-H)^t L^H``."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        return linalg.congruence(factor, linalg.powm(linalg.congruence(inverse, q), t))
+
+    def polar(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
+        """Return the squared distance from the identity and ``t -> x^t``, from one decomposition."""
+        spectrum = linalg.decompose(x, positive=True, name="AffineInvariant")
+        return self._square_of(spectrum), lambda t: linalg.apply(spectrum, fn.POWER, t)
+
+    # ---- Cholesky group
+
+    def compose(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``L_x y L_x^H``."""
+        return linalg.congruence(linalg.cholesky(x), y)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return ``L^-1 L^-H``."""
+        _, inverse = linalg.inverse_cholesky(x)
+        return inverse @ inverse.mH
+
+    def quotient(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``L_x^-1 y L_x^-H``."""
+        return linalg.congruence(linalg.inverse_cholesky(x)[1], y)
+
+    # ---- gyrogroup
+
+    def gyroadd(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``x^1/2 y x^1/2``."""
+        return linalg.congruence(linalg.sqrtm(x), y)
+
+    def gyroneg(self, x: Tensor) -> Tensor:
+        """Return ``x^-1``."""
+        return linalg.powm(x, -1.0)
+
+    def gyrosub(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``x^-1/2 y x^-1/2``."""
+        return linalg.congruence(linalg.inv_sqrtm(x), y)
+
+    def gyroscale(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """Return ``x^t``."""
+        return linalg.powm(x, t)
+
+    # ---- means
+
+    def mean_start(self, x: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the geometric mean of the arithmetic and the harmonic mean."""
+        # a ridge of rounding size keeps semi-definite samples harmless: this is only a starting point
+        ridge = linalg.INDEFINITE_TOL * torch.finfo(x.dtype).eps * _trace(x)
+        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        factor = linalg.cholesky(x + ridge[..., None, None] * eye, name="AffineInvariant mean")
+        arithmetic = stats.weighted_mean(x, weights, 2)
+        precision = stats.weighted_mean(torch.cholesky_inverse(factor), weights, 2)
+        harmonic = torch.cholesky_inverse(linalg.cholesky(precision, name="AffineInvariant mean"))
+        return self.geodesic(arithmetic, harmonic, 0.5)
+
+    def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
+        """Return the system in coordinates ``L^-1 v L^-H``: a Hessian kernel ``d / tanh d``, ``d = (l_i - l_j) / 2``."""
+        inverse = linalg.inverse_cholesky(p)[1].detach()
+        spectrum = linalg.decompose(linalg.congruence(inverse, x), positive=True, name="AffineInvariant mean")
+        residual = linalg.weighted_apply(spectrum, fn.LOG, weights)
+        log = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).log()
+        gap = (log.unsqueeze(-1) - log.unsqueeze(-2)) * 0.5
+        tiny = torch.finfo(gap.dtype).tiny
+        kernel = (gap.abs() + tiny) / (gap.abs().tanh() + tiny)
+        cost = self._square(log.square().sum(-1), log.sum(-1) if self._has_beta else None).detach()
+        cost = stats.weighted_mean(cost, weights, 0).to(residual.real.dtype)
+        return MeanSystem(residual, EigenHessian(spectrum.vectors_h, kernel, weights), cost, 1 + cost.sqrt())
+
+    def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
+        """Return ``L exp(direction) L^H``."""
+        return linalg.congruence(linalg.cholesky(p), linalg.expm(direction.to(p.dtype)))
+

@@ -1,0 +1,63 @@
+"""Algebraic structures a manifold may carry beside its metric: group and gyrogroup."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+from torch import Tensor
+
+
+class _StructureMeta(abc.ABCMeta):
+    """Lets ``isinstance(pullback, LieGroup)`` ask the pullback's base, whose structure it carries."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        if super().__instancecheck__(instance):
+            return True
+        base = getattr(instance, "structure_base", None)
+        return base is not None and isinstance(base, cls)
+
+
+class LieGroup(metaclass=_StructureMeta):
+    """Mix-in: a group product and inverse. Left translations move points in `LieBatchNorm`."""
+
+    @abc.abstractmethod
+    def compose(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the group product of ``x`` and ``y`` (broadcasting)."""
+
+    @abc.abstractmethod
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return the group inverse of ``x``."""
+
+    def quotient(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``inverse(x)`` composed with ``y``: the left translation that moves ``x`` to the identity."""
+        return self.compose(self.inverse(x), y)
+
+
+class Gyrogroup(metaclass=_StructureMeta):
+    """Mix-in: gyroaddition and scaling derived from the geometry.
+
+    ``x (+) y = exp_x(transport_{e -> x} log_e y)`` and ``t (*) x = exp_e(t log_e x)``; overrides must equal these.
+    Source: Nguyen and Yang 2023, "Building neural networks on matrix manifolds: a gyrovector space approach", eqs. (1)-(2).
+    """
+
+    def gyroadd(self: Any, x: Tensor, y: Tensor) -> Tensor:
+        """Return the gyrosum of ``x`` and ``y`` (broadcasting)."""
+        origin = self.origin(dtype=y.dtype, device=y.device)
+        return self.exp(x, self.from_origin(x, self.log(origin, y)))  # type: ignore[no-any-return]
+
+    def gyroneg(self: Any, x: Tensor) -> Tensor:
+        """Return the gyroinverse of ``x``."""
+        return self.gyroscale(-1.0, x)  # type: ignore[no-any-return]
+
+    def gyrosub(self: Any, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``gyroneg(x) (+) y``: the left gyrotranslation that moves ``x`` to the origin."""
+        return self.gyroadd(self.gyroneg(x), y)  # type: ignore[no-any-return]
+
+    def gyroscale(self: Any, t: Tensor | float, x: Tensor) -> Tensor:
+        """Return ``x`` dilated by ``t`` (broadcast over the batch) about the origin."""
+        return self.polar(x)[1](t)  # type: ignore[no-any-return]
+
+    def gyration(self: Any, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """Return ``gyr[x, y] z = -(x + y) + (x + (y + z))`` in gyroaddition."""
+        return self.gyrosub(self.gyroadd(x, y), self.gyroadd(x, self.gyroadd(y, z)))  # type: ignore[no-any-return]

@@ -1,0 +1,28 @@
+"""Frechet means and variances: algorithms that take any manifold as an argument.
+
+A policy (`Exact`, `Newton`, `Karcher`, `FixedPoint`, `Midpoint`) maps a batch to its mean in a fixed number of steps without looking at
+values; `frechet_mean` iterates to a tolerance.
+"""
+
+from manifoldnorm.stats.hessian import EigenHessian, Hessian
+from manifoldnorm.stats.means import Exact, FixedPoint, Karcher, MeanPolicy, Midpoint, Newton, mean_residual
+from manifoldnorm.stats.system import MeanSystem, frechet_mean, frechet_variance, solve_mean
+from manifoldnorm.stats.weights import masked_weights, weighted_mean
+
+__all__ = [
+    "EigenHessian",
+    "Exact",
+    "FixedPoint",
+    "Hessian",
+    "Karcher",
+    "MeanPolicy",
+    "MeanSystem",
+    "Midpoint",
+    "Newton",
+    "frechet_mean",
+    "frechet_variance",
+    "masked_weights",
+    "mean_residual",
+    "solve_mean",
+    "weighted_mean",
+]

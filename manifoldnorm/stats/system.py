@@ -1,0 +1,207 @@
+"""The stationarity condition of a Frechet mean, and the damped iteration that solves it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldnorm.stats.hessian import Hessian
+from manifoldnorm.stats.weights import weighted_mean
+
+# a step is undone only if the objective grew by more than rounding can explain, in units of sqrt(eps)
+_GROWTH = 0.01
+
+
+@dataclass(frozen=True)
+class MeanSystem:
+    """What a manifold says about ``sum_i w_i log_p(x_i) = 0`` at a point p.
+
+    Attributes
+    ----------
+    residual : Tensor
+        The weighted mean of the logarithms, in coordinates of the manifold's choice (*groups, *point); differentiable
+        in the samples and the weights, with p constant.
+    hessian : Hessian or None
+        Of half the weighted sum of squared distances, in the same coordinates.
+    cost : Tensor
+        Twice that objective: the weighted variance about p (*groups), without gradient.
+    scale : Tensor
+        The natural size of a residual (*groups): tolerances are relative to it.
+    """
+
+    residual: Tensor
+    hessian: Hessian | None
+    cost: Tensor
+    scale: Tensor
+
+
+def _direction(system: MeanSystem, cg_steps: int) -> Tensor:
+    if system.hessian is None:
+        return system.residual
+    return system.hessian.solve(system.residual, cg_steps, 0)
+
+
+def _select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+
+
+def residual_norm(residual: Tensor, groups: int) -> Tensor:
+    """Return the Euclidean norm of a residual (*groups, *point) per group."""
+    return torch.linalg.vector_norm(residual.flatten(groups), dim=-1) if residual.ndim > groups else residual.abs()
+
+
+@torch.no_grad()
+def solve_mean(
+    manifold: Any,
+    x: Tensor,
+    weights: Tensor | None,
+    steps: int,
+    cg_steps: int,
+    stop: Callable[[Tensor, Tensor], bool] | None = None,
+) -> Tensor:
+    """Iterate damped Newton (or Karcher) steps and return the best point found, without gradient.
+
+    A step that increases the objective is undone and retried at a quarter of its length, per group and by masks only,
+    so the loop never looks at values unless ``stop(residual norm, scale)`` is given.
+    """
+    groups = x.ndim - 1 - len(manifold.point_shape)
+    point = best = manifold.mean_start(x, weights)
+    system = manifold.mean_system(point, x, weights)
+    best_cost, direction = system.cost, _direction(system, cg_steps)
+    length = torch.ones_like(best_cost)
+    slack = _GROWTH * torch.finfo(best_cost.dtype).eps ** 0.5
+    for _ in range(steps):
+        if stop is not None and stop(residual_norm(system.residual, groups), system.scale):
+            break
+        spread = length.reshape(length.shape + (1,) * len(manifold.point_shape))
+        point = manifold.mean_step(best, spread * direction)
+        system = manifold.mean_system(point, x, weights)
+        better = system.cost <= best_cost + slack * system.scale
+        best = _select(better, point, best)
+        best_cost = torch.where(better, system.cost, best_cost)
+        direction = _select(better, _direction(system, cg_steps), direction)
+        length = torch.where(better, (2 * length).clamp_max(1.0), length / 4)
+    return best
+
+
+def frechet_mean(
+    manifold: Any,
+    x: Tensor,
+    weights: Tensor | None = None,
+    *,
+    dim: int | tuple[int, ...] = 0,
+    max_iter: int | None = None,
+    tol: float | None = None,
+) -> Tensor:
+    """Return the weighted Frechet mean, iterated to a tolerance, differentiable by the implicit function theorem.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        The geometry.
+    x : Tensor
+        Points (*batch, *point_shape).
+    weights : Tensor, optional
+        Non-negative, broadcastable to the batch shape; any scale. A mask works too.
+    dim : int or tuple of int
+        Batch dimensions that are averaged over; the others are kept.
+    max_iter : int, optional
+        Largest number of damped steps (default 100).
+    tol : float, optional
+        Stop when the residual is below ``tol`` times its natural scale, see `MeanSystem` (default ``16 eps``).
+
+    Returns
+    -------
+    Tensor
+        Points with the dimensions ``dim`` removed.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the tolerance was not reached; the text has the residual.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> x = torch.stack([torch.eye(2), 4 * torch.eye(2)])
+    >>> mn.AffineInvariant(2).frechet_mean(x).diagonal()
+    tensor([2., 2.])
+    """
+    x, weights = _front(x, weights, dim, len(manifold.point_shape))
+    closed = manifold.closed_form_mean(x, weights)
+    if closed is not None:
+        return closed  # type: ignore[no-any-return]
+    tolerance = tol if tol is not None else 16 * torch.finfo(x.dtype).eps
+    last: list[float] = [float("inf"), float("inf"), 0.0]
+
+    def stop(residual: Tensor, scale: Tensor) -> bool:
+        relative = float((residual / scale).max()) if residual.numel() else 0.0
+        # at a relative residual of sqrt(eps) rounding may stall the last digits: two steps without progress end it
+        last[2] = last[2] + 1 if relative >= last[0] * 0.5 else 0
+        last[0] = min(relative, last[0])
+        return relative <= tolerance or (last[2] >= 2 and last[0] < torch.finfo(scale.dtype).eps ** 0.5)
+
+    point = solve_mean(manifold, x.detach(), _detach(weights), max_iter or 100, 24, stop)
+    if last[0] > max(tolerance, torch.finfo(x.dtype).eps ** 0.5):
+        warnings.warn(
+            f"{manifold}.frechet_mean: relative residual {last[0]:.2e} after {max_iter or 100} steps; "
+            f"the data may be too spread out. Raise max_iter or rescale the data.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return implicit_step(manifold, point, x, weights, 24, 32)
+
+
+def implicit_step(
+    manifold: Any, point: Tensor, x: Tensor, weights: Tensor | None, cg_steps: int, backward_steps: int
+) -> Tensor:
+    """Take one Newton step from a constant point: at convergence its gradient is exactly the mean's."""
+    system = manifold.mean_system(point.detach(), x, weights)
+    if system.hessian is None:
+        return manifold.mean_step(point.detach(), system.residual)  # type: ignore[no-any-return]
+    direction = system.hessian.solve(system.residual, cg_steps, backward_steps)
+    return manifold.mean_step(point.detach(), direction)  # type: ignore[no-any-return]
+
+
+def frechet_variance(
+    manifold: Any, x: Tensor, mean: Tensor | None = None, weights: Tensor | None = None, *, dim: int | tuple[int, ...] = 0
+) -> Tensor:
+    """Return the weighted mean of squared distances to the mean (computed if not given); no Bessel correction.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> x = torch.stack([torch.eye(1), torch.eye(1) * torch.e**2])
+    >>> mn.stats.frechet_variance(mn.AffineInvariant(1), x)
+    tensor(1.)
+    """
+    if mean is None:
+        mean = frechet_mean(manifold, x, weights, dim=dim)
+    x, weights = _front(x, weights, dim, len(manifold.point_shape))
+    return weighted_mean(manifold.squared_dist(mean, x), weights, 0)
+
+
+def _detach(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.detach()
+
+
+def _front(x: Tensor, weights: Tensor | None, dim: int | tuple[int, ...], point_ndim: int) -> tuple[Tensor, Tensor | None]:
+    """Move the averaged dimensions to one leading dimension and normalise the weights over it."""
+    batch = x.ndim - point_ndim
+    dims = tuple(d % batch for d in ((dim,) if isinstance(dim, int) else dim))
+    count = 1
+    for d in dims:
+        count *= x.shape[d]
+    if count == 0:
+        raise ValueError(f"frechet_mean: x has no samples along dim={dim} (shape {tuple(x.shape)}); pass at least one.")
+    if weights is not None:
+        full = weights if weights.ndim == batch else weights.reshape(weights.shape + (1,) * (batch - weights.ndim))
+        full = full.to(x.real.dtype if x.is_complex() else x.dtype).expand(x.shape[:batch])
+        full = full.movedim(dims, tuple(range(len(dims)))).flatten(0, len(dims) - 1)
+        weights = full / full.sum(0)
+    return x.movedim(dims, tuple(range(len(dims)))).flatten(0, len(dims) - 1), weights
