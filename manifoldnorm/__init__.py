@@ -1,6 +1,11 @@
 """Normalisation layers for data that lives on manifolds."""
 
-from manifoldnorm import linalg, manifolds, stats
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from manifoldnorm import linalg, manifolds, models, nn, optim, stats
 from manifoldnorm.manifolds import (
     AdaptiveLogEuclidean,
     AffineInvariant,
@@ -15,3 +20,34 @@ from manifoldnorm.manifolds import (
 )
 
 __version__ = "0.1.0"
+
+_LAZY = ("datasets", "plotting", "testing")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"manifoldnorm.{name}")
+    raise AttributeError(f"module 'manifoldnorm' has no attribute {name!r}")
+
+
+__all__ = [
+    "AdaptiveLogEuclidean",
+    "AffineInvariant",
+    "BuresWasserstein",
+    "CholeskyRightInvariant",
+    "Euclidean",
+    "GeneralizedBuresWasserstein",
+    "LogCholesky",
+    "LogEuclidean",
+    "PowerDeformed",
+    "Stiefel",
+    "datasets",
+    "linalg",
+    "manifolds",
+    "models",
+    "nn",
+    "optim",
+    "plotting",
+    "stats",
+    "testing",
+]

@@ -72,6 +72,12 @@ def radar(
     ValueError
         If there are fewer samples than classes, other than 2 or 3 classes, or too few windows for full rank.
 
+    Notes
+    -----
+    Every signal draws its own body motion, noise levels and rotor strength; every rotor its own speed, tip Doppler
+    (both within 15 %) and starting angle.  On the default data the median condition number is 1.5e3.  The classes
+    differ in blades, rotors, speed and tip Doppler, so no single feature tells them apart.
+
     References
     ----------
     D. Brooks et al., "Riemannian batch normalization for SPD neural networks", NeurIPS 2019 (windows of 20 pulses);
@@ -134,8 +140,8 @@ def _rotors(rng: np.random.Generator, target: _Target, n: int, length: int) -> A
     k, shape = np.arange(length), (n, target.rotors, 1)
     rotation = target.rotation * rng.uniform(0.85, 1.15, shape)
     depth = target.tip_doppler * rng.uniform(0.85, 1.15, shape) / rotation
-    # speeds waver by 5 %, one to four cycles per signal
-    waver = np.sin(2 * np.pi * (rng.uniform(1, 4, shape) * k / length + rng.uniform(0, 1, shape)))
+    # all rotors of a target waver together by 5 %, one to four cycles per signal
+    waver = np.sin(2 * np.pi * (rng.uniform(1, 4, (n, 1, 1)) * k / length + rng.uniform(0, 1, (n, 1, 1))))
     start = rng.uniform(0, 2 * np.pi, shape)
     angle = start + 2 * np.pi * np.cumsum(rotation * (1 + 0.05 * waver), axis=-1)
     total = np.zeros((n, length), dtype=complex)

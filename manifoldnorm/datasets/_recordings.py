@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ._units import deal_units, distinct
+
 Kind = Literal["signals", "covariances"]
 Values = int | str | Iterable[int | str]  # group values: codes, or names where the column has names
 Part = Values | Mapping[str, Values]
@@ -80,7 +82,7 @@ class Recordings:
         for column, values in {"y": self.y, **self.groups}.items():
             if values.shape != (n,):
                 raise ValueError(f"{self.name}: {column} must be ({n},), one per sample, got {tuple(values.shape)}.")
-        if n and not (0 <= int(self.y.min()) and int(self.y.max()) < len(self.classes)):
+        if n and (int(self.y.min()) < 0 or int(self.y.max()) >= len(self.classes)):
             raise ValueError(
                 f"{self.name}: y must lie in 0..{len(self.classes) - 1}, one of {len(self.classes)} classes."
             )
@@ -202,7 +204,7 @@ class Recordings:
         Parameters
         ----------
         val, test : float
-            Share of the units of each class; the rest is the training part.
+            Share of the units of each class, at least one where a class has three; the rest is the training part.
         seed : int
             Seed of the split's own generator.
 
@@ -224,7 +226,7 @@ class Recordings:
         """
         if not (val > 0 and test > 0 and val + test < 1):
             raise ValueError(f"val and test must be positive shares with a sum below 1, got val={val}, test={test}.")
-        part = _draw(self._column(self.unit), self.y, (val, test), seed)
+        part = deal_units(self._column(self.unit), self.y, (val, test), seed)
         return self._take({name: part == i for i, name in enumerate(Split._fields)})
 
     def default_split(self, *, seed: int = 0) -> Split:
@@ -245,13 +247,13 @@ class Recordings:
         """
         if self.protocol is not None:
             return self.split()
-        sessions = _distinct(self.groups["session"]) if "session" in self.groups else []
+        sessions = distinct(self.groups["session"]) if "session" in self.groups else []
         if len(sessions) >= 3:
             return self.split(train=sessions[:-2], val=sessions[-2], test=sessions[-1])
         if len(sessions) == 2:
             first = self.mask(session=sessions[0])
             part = torch.full_like(self.y, 2)
-            part[first] = _draw(self._column(self.unit)[first], self.y[first], (0.25,), seed)
+            part[first] = deal_units(self._column(self.unit)[first], self.y[first], (0.25,), seed)
             return self._take({name: part == i for i, name in enumerate(Split._fields)})
         return self.random_split(seed=seed)
 
@@ -261,7 +263,7 @@ class Recordings:
         return self.groups[column]
 
     def _codes(self, column: str, values: Values) -> Tensor:
-        present = _distinct(self._column(column))
+        present = distinct(self._column(column))
         names = self.group_names.get(column, ())
         known = {name: code for code, name in enumerate(names)} | {code: code for code in present}
         codes = []
@@ -278,7 +280,7 @@ class Recordings:
         for part, chosen in masks.items():
             if not chosen.any():
                 raise ValueError(f"{self.name}: the {part} part would be empty. Give it more {self.unit}s or data.")
-            for unit in _distinct(self._column(self.unit)[chosen]):
+            for unit in distinct(self._column(self.unit)[chosen]):
                 if unit in owner:
                     raise ValueError(
                         f"{self.name}: {self.unit} {unit} would be cut, it lies in both {owner[unit]} and {part}. "
@@ -294,24 +296,3 @@ class Split(NamedTuple):
     train: Recordings
     val: Recordings
     test: Recordings
-
-
-def _distinct(column: Tensor) -> list[int]:
-    return sorted(set(column.tolist()))
-
-
-def _draw(unit: Tensor, y: Tensor, shares: tuple[float, ...], seed: int) -> Tensor:
-    """Deal whole units of each class at random to parts 1, 2, ... by their shares, and the rest to part 0."""
-    units, member = torch.unique(unit.cpu(), return_inverse=True)
-    label = torch.empty(len(units), dtype=torch.int64).scatter_(0, member, y.cpu())
-    generator = torch.Generator().manual_seed(seed)
-    part_of_unit = torch.zeros(len(units), dtype=torch.int64)
-    for c in _distinct(label):
-        shuffled = torch.nonzero(label == c)[:, 0]
-        shuffled = shuffled[torch.randperm(len(shuffled), generator=generator)]
-        start = 0
-        for part, share in enumerate(shares, start=1):
-            stop = start + round(share * len(shuffled))
-            part_of_unit[shuffled[start:stop]] = part
-            start = stop
-    return part_of_unit[member].to(y.device)

@@ -4,8 +4,8 @@ Every function takes stacks (..., n, n), returns the dtype and device of its inp
 repeated eigenvalues, and traces under ``torch.compile``, ``torch.func`` and ``torch.export``.
 """
 
-from manifoldnorm.linalg import functions
 from manifoldnorm.linalg import _ops as _ops  # registers the operators
+from manifoldnorm.linalg import functions
 from manifoldnorm.linalg._ops import INDEFINITE_TOL, sample_index
 from manifoldnorm.linalg._precision import check_matrix, congruence, precision, symmetrize
 from manifoldnorm.linalg.cholesky import (
@@ -23,6 +23,7 @@ from manifoldnorm.linalg.spectral import (
     clamp_eig,
     decompose,
     eigh,
+    eigvalsh,
     expm,
     frechet_derivative,
     inv_sqrtm,
@@ -40,11 +41,13 @@ __all__ = [
     "Spectrum",
     "apply",
     "apply_kernel",
+    "check_matrix",
     "cholesky",
     "clamp_eig",
     "congruence",
     "decompose",
     "eigh",
+    "eigvalsh",
     "exp_cholesky",
     "expm",
     "frechet_derivative",
@@ -57,7 +60,6 @@ __all__ = [
     "logm",
     "lyapunov",
     "powm",
-    "check_matrix",
     "precision",
     "sample_index",
     "sqrtm",

@@ -14,9 +14,11 @@ from manifoldnorm.linalg._precision import working_dtype
 
 _LIB = torch.library.Library("manifoldnorm", "DEF")
 _LIB.define("eigh(Tensor a, bool wide, bool positive, str name) -> (Tensor, Tensor)")
+_LIB.define("eigvalsh(Tensor a, bool wide) -> Tensor")
 _LIB.define("cholesky(Tensor a, bool wide, str name) -> Tensor")
+_LIB.define("no_derivative(Tensor g, str reason) -> Tensor")
 
-# how far below zero rounding may push the smallest eigenvalue of a semi-definite matrix, in units of n * eps * |largest|
+# how far below zero rounding may push the smallest eigenvalue of a semi-definite matrix, in units of n eps |largest|
 INDEFINITE_TOL = 16.0
 
 
@@ -31,9 +33,14 @@ def sample_index(flat: int, batch_shape: torch.Size) -> str:
     return f"sample {index[0]}" if len(index) == 1 else f"sample {tuple(reversed(index))}"
 
 
+def _adjoint(a: Tensor) -> Tensor:
+    # never a lazy conjugate: under a compiled graph's runtime its dispatch key may be masked, and the bit is then ignored
+    return torch.conj_physical(a.mT) if a.is_complex() else a.mT
+
+
 def _hermitian(a: Tensor, wide: bool) -> Tensor:
     a = a.to(working_dtype(a.dtype, wide))
-    return (a + a.mH) * 0.5
+    return (a + _adjoint(a)) * 0.5
 
 
 def _finite(a: Tensor) -> Tensor:
@@ -89,7 +96,7 @@ def _eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor,
         w, u = _rescue_eigh(h, name)
     if positive:
         raise_indefinite(w, a.dtype, name)
-    return w, u.mH.resolve_conj().contiguous()
+    return w, _adjoint(u).contiguous()
 
 
 def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
@@ -102,12 +109,24 @@ def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tens
         tolerance = INDEFINITE_TOL * h.shape[-1] * torch.finfo(a.dtype).eps
         bad = bad | (w[..., 0] < -tolerance * w[..., -1].abs()) | (w[..., -1] < 0)
     w = w.masked_fill(bad[..., None], float("nan"))
-    return w, u.mH.resolve_conj().contiguous()
+    return w, _adjoint(u).contiguous()
 
 
 def _eigh_fake(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
     dtype = working_dtype(a.dtype, wide)
     return a.new_empty(a.shape[:-1], dtype=dtype.to_real()), a.new_empty(a.shape, dtype=dtype)
+
+
+def _eigvalsh(a: Tensor, wide: bool) -> Tensor:
+    h = _hermitian(a, wide)
+    finite = _finite(h)
+    eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+    w = torch.linalg.eigvalsh(torch.where(finite[..., None, None], h, eye))
+    return w.masked_fill(~finite[..., None], float("nan"))  # type: ignore[no-any-return]
+
+
+def _eigvalsh_fake(a: Tensor, wide: bool) -> Tensor:
+    return _eigh_fake(a, wide, False, "")[0]
 
 
 def _cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
@@ -125,23 +144,34 @@ def _cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
                 f"Shrink the covariance (Covariance(shrinkage=...)) or use more samples than channels."
             )
         factor = torch.where(finite[..., None, None], factor, float("nan"))
-    return factor.contiguous()
+    return factor.contiguous()  # type: ignore[no-any-return]
 
 
 def _cholesky_device(a: Tensor, wide: bool, name: str) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(_hermitian(a, wide))
-    return factor.masked_fill((info != 0)[..., None, None], float("nan")).contiguous()
+    return factor.masked_fill((info != 0)[..., None, None], float("nan")).contiguous()  # type: ignore[no-any-return]
 
 
 def _cholesky_fake(a: Tensor, wide: bool, name: str) -> Tensor:
     return a.new_empty(a.shape, dtype=working_dtype(a.dtype, wide))
 
 
+def _no_derivative(g: Tensor, reason: str) -> Tensor:
+    """Raise when it runs, not when a tracer looks at it: compilers trace backward passes that never run."""
+    raise NotImplementedError(reason)
+
+
 _LIB.impl("eigh", _eigh_cpu, "CPU")
 _LIB.impl("eigh", _eigh_device, "CUDA")
+_LIB.impl("eigvalsh", _eigvalsh, "CPU")
+_LIB.impl("eigvalsh", _eigvalsh, "CUDA")
 _LIB.impl("cholesky", _cholesky_cpu, "CPU")
 _LIB.impl("cholesky", _cholesky_device, "CUDA")
+_LIB.impl("no_derivative", _no_derivative, "CPU")
+_LIB.impl("no_derivative", _no_derivative, "CUDA")
+torch.library.register_fake("manifoldnorm::no_derivative", lambda g, reason: torch.empty_like(g), lib=_LIB)
 torch.library.register_fake("manifoldnorm::eigh", _eigh_fake, lib=_LIB)
+torch.library.register_fake("manifoldnorm::eigvalsh", _eigvalsh_fake, lib=_LIB)
 torch.library.register_fake("manifoldnorm::cholesky", _cholesky_fake, lib=_LIB)
 
 
@@ -149,9 +179,19 @@ def _eigh_vmap(info, in_dims, a, wide, positive, name):  # type: ignore[no-untyp
     return torch.ops.manifoldnorm.eigh(a.movedim(in_dims[0], 0), wide, positive, name), (0, 0)
 
 
+def _eigvalsh_vmap(info, in_dims, a, wide):  # type: ignore[no-untyped-def]
+    return torch.ops.manifoldnorm.eigvalsh(a.movedim(in_dims[0], 0), wide), 0
+
+
 def _cholesky_vmap(info, in_dims, a, wide, name):  # type: ignore[no-untyped-def]
     return torch.ops.manifoldnorm.cholesky(a.movedim(in_dims[0], 0), wide, name), 0
 
 
+def _no_derivative_vmap(info, in_dims, g, reason):  # type: ignore[no-untyped-def]
+    raise NotImplementedError(reason)
+
+
 torch.library.register_vmap("manifoldnorm::eigh", _eigh_vmap, lib=_LIB)
+torch.library.register_vmap("manifoldnorm::no_derivative", _no_derivative_vmap, lib=_LIB)
+torch.library.register_vmap("manifoldnorm::eigvalsh", _eigvalsh_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::cholesky", _cholesky_vmap, lib=_LIB)

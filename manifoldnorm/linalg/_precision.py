@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from itertools import chain
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +15,8 @@ from torch import Tensor
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 _SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 _native: ContextVar[bool] = ContextVar("manifoldnorm_native_precision", default=False)
 
 
@@ -61,6 +66,20 @@ def working_dtype(dtype: torch.dtype, wide: bool) -> torch.dtype:
     return _WIDER.get(dtype, dtype) if wide else dtype
 
 
+def without_autocast(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Decorate a function of tensors so that autocast never lowers the precision of the products inside."""
+
+    @functools.wraps(function)
+    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        device = next(arg.device.type for arg in chain(args, kwargs.values()) if isinstance(arg, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
 def check_matrix(a: Tensor, name: str) -> None:
     """Raise unless ``a`` is a floating stack of square matrices (shape and dtype only: no look at the values)."""
     if a.dtype not in _SUPPORTED:
@@ -86,6 +105,7 @@ def symmetrize(a: Tensor) -> Tensor:
     return (a + a.mH) * 0.5
 
 
+@without_autocast
 def congruence(k: Tensor, x: Tensor) -> Tensor:
     """Return ``K X K^H`` for a Hermitian ``x`` (N, ..., n, n) and ``k`` that broadcasts against it.
 

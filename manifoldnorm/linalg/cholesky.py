@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from manifoldnorm.linalg._precision import check_matrix, widens
+from manifoldnorm.linalg._precision import check_matrix, widens, without_autocast
 
 
 def half_lower(a: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def _real(d: Tensor) -> Tensor:
 
 
 def _solve_lower(factor: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(factor, b, upper=False)
+    return torch.linalg.solve_triangular(factor, b, upper=False)  # type: ignore[no-any-return]
 
 
 class _Cholesky(Function):
@@ -48,6 +48,7 @@ class _Cholesky(Function):
         ctx.dtype = inputs[0].dtype
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
         (factor,) = ctx.saved_tensors
         inner = half_lower(factor.mH @ g)
@@ -129,8 +130,9 @@ def log_cholesky(a: Tensor) -> Tensor:
     return (factor.tril(-1) + torch.diag_embed(diagonal.log()).to(factor.dtype)).to(a.dtype)
 
 
+@without_autocast
 def exp_cholesky(y: Tensor) -> Tensor:
-    """Return the positive-definite matrix whose log-Cholesky chart is the lower-triangular ``y`` (inverse of `log_cholesky`).
+    """Return the positive-definite matrix whose log-Cholesky chart is ``y``, the inverse of `log_cholesky`.
 
     Examples
     --------

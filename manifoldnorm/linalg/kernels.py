@@ -1,4 +1,4 @@
-"""Linear maps ``V -> U (k(w_i + w_j) o U^H V U) U^H`` of one matrix: Lyapunov solves and Bures-Wasserstein transports."""
+"""Linear maps ``V -> U (k(w_i + w_j) o U^H V U) U^H``: Lyapunov solves and Bures-Wasserstein transports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import functions as fn
-from manifoldnorm.linalg._precision import symmetrize
-from manifoldnorm.linalg.spectral import Spectrum, _FirstOrderOnly, _from_basis, _to_basis, decompose
+from manifoldnorm.linalg._precision import symmetrize, without_autocast
+from manifoldnorm.linalg.spectral import HIGHER_ORDER, Spectrum, _from_basis, _to_basis, decompose
 
 
 class SumKernel:
@@ -39,28 +39,43 @@ BURES_FROM_IDENTITY = SumKernel(0.5**0.5, 0.5)
 BURES_FROM_IDENTITY_SOLVED = SumKernel(0.5**0.5, -0.5)  # from the identity, then the Lyapunov solve
 
 
+def _grouped(x: Tensor, y: Tensor, like: Tensor) -> Tensor:
+    """Return ``X Y`` summed over the leading dimensions that the matrix ``like`` does not have."""
+    extra = x.ndim - like.ndim
+    product = x @ y
+    return product.sum(tuple(range(extra))) if extra > 0 else product
+
+
 class _Kernel(Function):
     """Y = U (k o U^H V U) U^H; self-adjoint in V, gradient in A by divided differences of k."""
 
     generate_vmap_rule = True
 
     @staticmethod
+    @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         kernel = k.value(w.unsqueeze(-1) + w.unsqueeze(-2))
-        return _from_basis(uh, kernel * _to_basis(uh, v.to(uh.dtype))).to(v.dtype)
+        return _from_basis(uh, kernel * _to_basis(uh, symmetrize(v.to(uh.dtype)))).to(v.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         a, w, uh, v, k = inputs
-        ctx.save_for_backward(a, w, uh, v)
+        ctx.save_for_backward(a, w, uh, v, output)
         ctx.k = k
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
-        a, w, uh, v = ctx.saved_tensors
+        a, w, uh, v, y = ctx.saved_tensors
         grad_v = _Kernel.apply(a, w, uh, g, ctx.k)
-        grad_a = _KernelGrad.apply(a, w, uh, v, g, ctx.k) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, grad_v, None
+        if ctx.k.power == -1:
+            # A Y + Y A = c V: the adjoint solve is all that the gradient in A needs, to any order
+            grad_a = symmetrize(_grouped(grad_v, y, a)) * (-2 / ctx.k.coefficient)
+        else:
+            grad_a = _KernelGrad.apply(a, w, uh, v, g, ctx.k)
         return grad_a, None, None, grad_v, None
 
 
@@ -70,6 +85,7 @@ class _KernelGrad(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         gh, vh = (_to_basis(uh, symmetrize(t.to(uh.dtype))) for t in (g, v))
@@ -87,21 +103,24 @@ class _KernelGrad(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs[:5])
+        pass
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> Any:
-        raise NotImplementedError("manifoldnorm.linalg: this derivative is of higher order than is implemented.")
+        return torch.ops.manifoldnorm.no_derivative(c, HIGHER_ORDER), *(None,) * 5
 
 
 def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel) -> Tensor:
-    """Apply ``V -> U (k(w_i + w_j) o U^H V U) U^H`` for Hermitian ``v`` (..., n, n); ``v`` may have more leading dimensions."""
+    """Apply ``V -> U (k(w_i + w_j) o U^H V U) U^H`` to the Hermitian part of ``v`` (..., n, n).
+
+    ``v`` may have leading dimensions that the matrix lacks. Differentiable in both, and twice for `LYAPUNOV`.
+    """
     a, w, uh = spectrum
     return _Kernel.apply(a, w, uh, v, k)  # type: ignore[no-any-return]
 
 
 def lyapunov(a: Tensor, q: Tensor) -> Tensor:
-    """Solve ``A X + X A = Q`` for positive-definite ``a`` and Hermitian ``q``, both (..., n, n).
+    """Solve ``A X + X A = Q`` for positive-definite ``a`` and the Hermitian part of ``q``, both (..., n, n).
 
     Raises
     ------

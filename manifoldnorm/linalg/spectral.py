@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import functions as fn
-from manifoldnorm.linalg._precision import check_matrix, real_dtype, symmetrize, widens
+from manifoldnorm.linalg._precision import check_matrix, real_dtype, symmetrize, widens, without_autocast
 from manifoldnorm.linalg.functions import SpectralFunction
 
 
@@ -80,22 +80,29 @@ def _clamped(a: Tensor, w: Tensor, f: SpectralFunction) -> Tensor:
     return f.clamp(w, torch.finfo(a.dtype).eps)
 
 
-class _FirstOrderOnly(Function):
-    """Identity whose backward raises: marks results that have no further derivative."""
+HIGHER_ORDER = "manifoldnorm.linalg: this derivative is of higher order than is implemented."
+
+
+class _NoDerivative(Function):
+    """Identity whose backward raises ``reason``: marks a result of the sources s, t, ... that has no derivative."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(result: Tensor, *sources: Any) -> Tensor:
-        return result.clone()
+    def forward(reason: str, result: Tensor, s: Any, t: Any, u: Any, v: Any, w: Any) -> Tensor:
+        return result.clone()  # a fixed number of sources: Dynamo cannot trace *sources here
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
+        ctx.reason = inputs[0]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError("manifoldnorm.linalg: this derivative is of higher order than is implemented.")
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return None, torch.ops.manifoldnorm.no_derivative(g, ctx.reason), None, None, None, None, None
+
+
+def _no_derivative(reason: str, result: Tensor, *sources: Tensor | None) -> Tensor:
+    return _NoDerivative.apply(reason, result, *sources, *(None,) * (5 - len(sources)))  # type: ignore[no-any-return]
 
 
 class _Apply(Function):
@@ -104,6 +111,7 @@ class _Apply(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, p: Tensor | None, f: SpectralFunction) -> Tensor:
         return _rebuild(uh, f.value(_clamped(a, w, f), p)).to(a.dtype)
 
@@ -128,6 +136,7 @@ class _Vjp(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, p: Tensor | None, g: Tensor, f: SpectralFunction) -> Any:
         w = _clamped(a, w, f)
         gh = _to_basis(uh, symmetrize(g.to(uh.dtype)))
@@ -144,13 +153,13 @@ class _Vjp(Function):
         ctx.f = f
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, c: Tensor, cp: Tensor | None = None) -> Any:
         a, w, uh, p, g = ctx.saved_tensors
         f = ctx.f
-        sources = tuple(t for t in (a, p, g, c, cp) if t is not None)
 
         def done(result: Tensor) -> Tensor:
-            return _FirstOrderOnly.apply(result, *sources)
+            return _no_derivative(HIGHER_ORDER, result, a, p, g, c, cp)
 
         w = _clamped(a, w, f)
         gh = _to_basis(uh, symmetrize(g.to(uh.dtype))).detach()
@@ -205,7 +214,10 @@ class _SpectralSum(Function):
 class _WeightedApply(Function):
     """sum_i w_i f(A_i) over dimension 0 as one matrix product, with the backward of `_Apply` per sample."""
 
+    generate_vmap_rule = True
+
     @staticmethod
+    @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, weights: Tensor, f: SpectralFunction) -> Tensor:
         values = f.value(_clamped(a, w, f), None) * weights.unsqueeze(-1)
         n = a.shape[-1]
@@ -286,7 +298,7 @@ def apply(spectrum: Spectrum, f: SpectralFunction, p: Tensor | float | None = No
     a, w, uh = spectrum
     if p is None:
         return _Apply.apply(a, w, uh, None, f)  # type: ignore[no-any-return]
-    p = torch.as_tensor(p, device=a.device).to(w.dtype)
+    p = torch.as_tensor(p, dtype=w.dtype, device=a.device)
     batch = torch.broadcast_shapes(p.shape, w.shape[:-1])
     if batch != w.shape[:-1]:
         a, w, uh = a.expand(batch + a.shape[-2:]), w.expand(batch + w.shape[-1:]), uh.expand(batch + uh.shape[-2:])
@@ -321,7 +333,7 @@ def frechet_derivative(spectrum: Spectrum, f: SpectralFunction, v: Tensor, p: Te
     v = v.expand(batch + v.shape[-2:])
     if p is None:
         return _Vjp.apply(a, w, uh, None, v, f)  # type: ignore[no-any-return]
-    p = torch.as_tensor(p, device=a.device).to(w.dtype).expand(batch)
+    p = torch.as_tensor(p, dtype=w.dtype, device=a.device).expand(batch)
     return _Vjp.apply(a, w, uh, p, v, f)[0]  # type: ignore[no-any-return]
 
 
@@ -464,32 +476,24 @@ def clamp_eig(a: Tensor, threshold: Tensor | float) -> Tensor:
     return apply(decompose(a, name="clamp_eig"), fn.CLAMP_MIN, threshold)
 
 
-class _Eigh(Function):
-    """Eigenvalues are differentiable; a gradient that reaches the eigenvectors raises."""
+class _Eigenvalues(Function):
+    """w, whose gradient is U diag(g) U^H."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, w: Tensor, uh: Tensor) -> tuple[Tensor, Tensor]:
-        return w.to(real_dtype(a.dtype)), uh.mH.to(a.dtype).clone()
+    def forward(a: Tensor, w: Tensor, uh: Tensor) -> Tensor:
+        return w.to(real_dtype(a.dtype), copy=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(inputs[0], inputs[2])
 
     @staticmethod
-    def backward(ctx: Any, gw: Tensor | None, gu: Tensor | None) -> Any:
-        if gu is not None:
-            raise NotImplementedError(
-                "linalg.eigh: eigenvectors have no gradient at repeated eigenvalues. "
-                "Write the computation with logm, expm, powm, ... or linalg.apply, which are exact there."
-            )
-        (u,) = ctx.saved_tensors
-        if gw is None:
-            return None, None, None
-        grad = _FirstOrderOnly.apply(_rebuild(u.mH.detach(), gw.detach()), gw, u)
-        return grad, None, None
+    @without_autocast
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, uh = ctx.saved_tensors
+        return _no_derivative(HIGHER_ORDER, _rebuild(uh, g.detach()).to(a.dtype), a, g), None, None
 
 
 def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -509,4 +513,24 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     >>> mn.linalg.eigh(torch.diag(torch.tensor([2.0, 1.0])))[0]
     tensor([1., 2.])
     """
-    return _Eigh.apply(*decompose(a, name="eigh"))  # type: ignore[no-any-return]
+    a, values, vectors_h = decompose(a, name="eigh")
+    reason = (
+        "linalg.eigh: eigenvectors have no gradient at repeated eigenvalues. "
+        "Write the computation with logm, expm, powm, ... or linalg.apply, which are exact there."
+    )
+    vectors = _no_derivative(reason, vectors_h.mH.to(a.dtype), a)
+    return _Eigenvalues.apply(a, values, vectors_h), vectors
+
+
+def eigvalsh(a: Tensor) -> Tensor:
+    """Return the ascending eigenvalues (..., n) of symmetric (Hermitian) matrices, without gradient.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.linalg.eigvalsh(torch.diag(torch.tensor([2.0, 1.0])))
+    tensor([1., 2.])
+    """
+    check_matrix(a, "eigvalsh")
+    values = torch.ops.manifoldnorm.eigvalsh(a.detach(), widens(a))
+    return values.to(real_dtype(a.dtype))  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import stats
+from manifoldnorm.manifolds._checks import check_finite, first_bad
 from manifoldnorm.stats import MeanPolicy, MeanSystem
 
 Self = TypeVar("Self", bound="Manifold")
@@ -196,6 +197,18 @@ class Manifold(abc.ABC):
         """Return the inverse of `point_from_tangent`."""
         return self.log(self.origin(dtype=p.dtype, device=p.device), p)
 
+    def origin_inner(self, u: Tensor, v: Tensor) -> Tensor:
+        """Return the inner product (*batch) of two tangent vectors at the origin."""
+        return self.inner(self.origin(dtype=u.dtype, device=u.device), u, v)
+
+    def shoot(self, p: Tensor | None, v: Tensor) -> Tensor:
+        """Return the exponential at ``p`` (None: the origin) of ``v`` transported there from the origin.
+
+        Where ``exp`` is not defined everywhere the step is shrunk into its domain, sample by sample.
+        """
+        origin = self.origin(dtype=v.dtype, device=v.device)
+        return self.exp(origin, v) if p is None else self.exp(p, self.from_origin(p, v))
+
     def injective_fraction(self, p: Tensor, v: Tensor) -> Tensor | None:
         """Return the largest t <= 1 (*batch) for which ``exp(p, t v)`` is defined; None where it always is."""
         return None
@@ -254,8 +267,6 @@ class Manifold(abc.ABC):
         Looks at values, so it synchronises with the device.
         """
         self.check_shape(x, name)
-        from manifoldnorm.manifolds._checks import check_finite, first_bad
-
         check_finite(x, len(self.point_shape), f"{self}: {name}")
         violation = self.violation(x)
         tolerance = 1e3 * torch.finfo(x.dtype).eps

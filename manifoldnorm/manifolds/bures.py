@@ -111,11 +111,20 @@ class BuresWasserstein(ConeManifold):
         """Return the matrix logarithm of ``p``."""
         return linalg.logm(p)
 
-    @torch.no_grad()
+    def origin_inner(self, u: Tensor, v: Tensor) -> Tensor:
+        """Return ``tr(u v) / 4``."""
+        return trace_product(u, v) / 4
+
+    def shoot(self, p: Tensor | None, v: Tensor) -> Tensor:
+        """Return ``(I + t S) p (I + t S)`` with ``S = S_p[from_origin(p, v)]`` and t <= 1 keeping ``I + t S`` positive."""
+        eye = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
+        s = v / 2 if p is None else linalg.apply_kernel(self._spectrum(p), v, kernels.BURES_FROM_IDENTITY_SOLVED)
+        step = _inside(s)[..., None, None] * s + eye
+        return step @ step if p is None else step @ (p @ step)
+
     def injective_fraction(self, p: Tensor, v: Tensor) -> Tensor | None:
         """Return the largest t <= 1 for which ``I + t S_p[v]`` keeps its eigenvalues above a margin of 0.01."""
-        lowest = linalg.eigh(self._solve(p, v))[0][..., 0]
-        return (DOMAIN_MARGIN - 1) / torch.where(lowest < DOMAIN_MARGIN - 1, lowest, DOMAIN_MARGIN - 1)
+        return _inside(self._solve(p, v))
 
     # ---- means
 
@@ -148,6 +157,13 @@ class BuresWasserstein(ConeManifold):
         inner = inverse.mH @ (residual.detach() / 2 + factor.mH @ factor)
         correction = factor @ (residual - residual.detach()) @ factor.mH
         return inner @ inner.mH + 2 * correction
+
+
+@torch.no_grad()
+def _inside(s: Tensor) -> Tensor:
+    """Return the largest t <= 1 for which the eigenvalues of ``I + t S`` stay above the margin."""
+    lowest = linalg.eigvalsh(s)[..., 0]
+    return (DOMAIN_MARGIN - 1) / lowest.clamp_max(DOMAIN_MARGIN - 1)
 
 
 class GeneralizedBuresWasserstein(Pullback):

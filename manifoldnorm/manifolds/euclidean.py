@@ -122,10 +122,14 @@ class Euclidean(Manifold, LieGroup, Gyrogroup):
 class _MatrixSpace(Euclidean):
     """A linear space of n x n matrices, real or complex."""
 
-    is_complex = True
-
     def __init__(self, n: int, field: str = "real") -> None:
-        Manifold.__init__(self, (n, n), n * n if field == "complex" else n * (n + 1) // 2, {"n": n, "field": field})
+        dim = n * n if field == "complex" else n * (n + 1) // 2
+        Manifold.__init__(self, (n, n), dim, {"n": n, "field": field}, {"is_complex": field == "complex"})
+
+    def origin(self, *batch: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        if dtype is None and self.is_complex:
+            dtype = torch.get_default_dtype().to_complex()
+        return super().origin(*batch, dtype=dtype, device=device)
 
     def replace(self, **changes: Any) -> Euclidean:
         return Manifold.replace(self, **changes)

@@ -346,7 +346,7 @@ def flatten(manifold: Manifold) -> tuple[Diffeo | None, Manifold, float | Tensor
     chart: Diffeo | None = None
     scale: float | Tensor = 1.0
     while isinstance(manifold, Pullback):
-        chart = manifold.chart if chart is None else manifold.chart @ chart
+        chart = manifold.chart if chart is None else _Composition(manifold.chart, chart)
         scale = scale * manifold.scale
         manifold = manifold.base
     return chart, manifold, scale

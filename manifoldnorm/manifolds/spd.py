@@ -55,7 +55,7 @@ class ConeManifold(Manifold):
         """Return the identity matrix, expanded to the batch."""
         n = self.point_shape[-1]
         if dtype is None and self.is_complex:
-            dtype = torch.complex128 if torch.get_default_dtype() == torch.float64 else torch.complex64
+            dtype = torch.get_default_dtype().to_complex()
         return torch.eye(n, dtype=dtype, device=device).expand(*batch, n, n)
 
     def project(self, x: Tensor) -> Tensor:

@@ -122,5 +122,5 @@ class Stiefel(Manifold):
         """Return uniformly distributed points."""
         shape = batch + self.point_shape
         if dtype is None and self.is_complex:
-            dtype = torch.complex128 if torch.get_default_dtype() == torch.float64 else torch.complex64
+            dtype = torch.get_default_dtype().to_complex()
         return polar_factor(torch.randn(shape, generator=generator, dtype=dtype, device=device))

@@ -1,0 +1,148 @@
+"""SPD networks with any norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifoldnorm import nn as mnn
+
+Norm = Callable[..., nn.Module]
+
+
+class SPDNet(nn.Module):
+    """Blocks of BiMap, norm and ReEig on positive-definite matrices, then LogEig and a linear classifier.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Matrix sizes, input first: ``[20, 16, 8]`` has two BiMap layers. After the last there is no ReEig unless
+        ``rectify_last``.
+    n_outputs : int
+        Number of classes.
+    norm : factory, optional
+        Called with each block's matrix size, e.g. ``LieBatchNorm.of(LogEuclidean)``; None for no norm.
+    field : {"real", "complex"}
+        Symmetric or Hermitian input.
+    threshold : float
+        Of `ReEig`, relative to each matrix's mean eigenvalue.
+    rectify_last : bool
+        Whether the last block rectifies too.
+    device, dtype : optional
+        Of the parameters.
+
+    References
+    ----------
+    Huang and Van Gool 2017, "A Riemannian network for SPD matrix learning".
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> net = mn.models.SPDNet([8, 4], 3, norm=mn.nn.LieBatchNorm.of(mn.LogEuclidean))
+    >>> net(torch.eye(8).expand(5, 8, 8)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        n_outputs: int,
+        *,
+        norm: Norm | None = None,
+        field: str = "real",
+        threshold: float = 1e-4,
+        rectify_last: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"SPDNet: sizes needs an input and at least one output size, got {list(sizes)}.")
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        layers: list[nn.Module] = []
+        for position, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            layers.append(mnn.BiMap(n, m, field=field, **factory))
+            if norm is not None:
+                layers.append(norm(m, **factory, **({"field": field} if field != "real" else {})))
+            if rectify_last or position + 2 < len(sizes):
+                layers.append(mnn.ReEig(threshold))
+        self.features = mnn.Sequential(*layers, mnn.LogEig())
+        self.vectorize = mnn.SPDVectorize(sizes[-1], field=field)
+        real = (dtype or torch.get_default_dtype()).to_real()
+        self.classifier = nn.Linear(self.vectorize.out_features, n_outputs, device=device, dtype=real)
+
+    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+        """Map matrices (N, n, n) to scores (N, n_outputs)."""
+        return self.classifier(self.vectorize(self.features(x, domain)))  # type: ignore[no-any-return]
+
+
+class SSVEPNet(nn.Module):
+    """The published EEG network for steady-state visual potentials: two convolutions, covariance, BiMap, norm, classifier.
+
+    Convolution over all channels, batch norm, convolution over time, batch norm, covariance, BiMap, norm, ReEig, LogEig,
+    linear. Signals enter in any unit: the batch norms remove it. The convolutions run in single precision, the
+    covariances and what follows in double.
+
+    Parameters
+    ----------
+    n_channels, n_outputs : int
+        Electrodes and classes.
+    norm : factory, optional
+        Called with the matrix size after BiMap.
+    spatial, temporal, features : int
+        Channels after the first and the second convolution, and matrix size after BiMap.
+    kernel : int
+        Length of the temporal convolution.
+    threshold : float
+        Absolute threshold of ReEig and ridge of the covariance, as published.
+
+    References
+    ----------
+    Pan et al. 2022, "MAtt: a manifold attention network for EEG decoding" (front end); Wang et al. 2025 (GBWBN).
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.models.SSVEPNet(8, 5)(torch.randn(2, 8, 125)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_outputs: int,
+        *,
+        norm: Norm | None = None,
+        spatial: int = 125,
+        temporal: int = 15,
+        features: int = 12,
+        kernel: int = 36,
+        threshold: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.front = nn.Sequential(
+            nn.Conv2d(1, spatial, (n_channels, 1)),
+            nn.BatchNorm2d(spatial),
+            nn.Conv2d(spatial, temporal, (1, kernel), padding=(0, kernel // 2)),
+            nn.BatchNorm2d(temporal),
+        )
+        self.covariance = mnn.Covariance(unbiased=True)
+        self.threshold = threshold
+        double = {"dtype": torch.float64}
+        normed = [norm(features, **double)] if norm is not None else []
+        self.features = mnn.Sequential(
+            mnn.BiMap(temporal, features, **double), *normed, mnn.ReEig(threshold, relative=False), mnn.LogEig()
+        )
+        self.vectorize = mnn.SPDVectorize(features)
+        self.classifier = nn.Linear(self.vectorize.out_features, n_outputs, **double)
+
+    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+        """Map signals (N, channels, time) to scores (N, n_outputs)."""
+        signal = self.front(x.unsqueeze(1).to(self.front[0].weight.dtype)).squeeze(2).double()
+        covariance = self.covariance(signal)
+        eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        features = self.features(covariance + self.threshold * eye, domain)
+        return self.classifier(self.vectorize(features))  # type: ignore[no-any-return]

@@ -1,0 +1,28 @@
+"""Layers: batch norms on manifolds, and the layers of SPD networks."""
+
+from manifoldnorm.nn.bures import BuresWassersteinBatchNorm
+from manifoldnorm.nn.covariance import Covariance
+from manifoldnorm.nn.factory import NormFactory
+from manifoldnorm.nn.learnable import LearnableManifold
+from manifoldnorm.nn.norm import GyroBatchNorm, LieBatchNorm, ManifoldNorm, RiemannianBatchNorm
+from manifoldnorm.nn.sequential import Sequential
+from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
+from manifoldnorm.nn.statistics import Batch
+
+__all__ = [
+    "Batch",
+    "BiMap",
+    "BuresWassersteinBatchNorm",
+    "Covariance",
+    "ExpEig",
+    "GyroBatchNorm",
+    "LearnableManifold",
+    "LieBatchNorm",
+    "LogEig",
+    "ManifoldNorm",
+    "NormFactory",
+    "ReEig",
+    "RiemannianBatchNorm",
+    "SPDVectorize",
+    "Sequential",
+]

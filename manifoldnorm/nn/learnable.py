@@ -1,0 +1,120 @@
+"""A geometry with learnable options: the module that owns the parameters of an immutable manifold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from manifoldnorm import linalg
+from manifoldnorm.manifolds import Manifold
+
+
+class Constraint(NamedTuple):
+    """A smooth bijection from unconstrained parameters to an admissible option, given the initial value."""
+
+    to_raw: Callable[[Tensor], Tensor]
+    from_raw: Callable[[Tensor, Tensor], Tensor]  # (raw, sign)
+
+
+def _log(value: Tensor) -> Tensor:
+    return value.abs().log()
+
+
+def _exp(raw: Tensor, sign: Tensor) -> Tensor:
+    return sign * raw.exp()
+
+
+CONSTRAINTS = {
+    "positive": Constraint(_log, _exp),
+    "negative": Constraint(_log, _exp),
+    "nonzero": Constraint(_log, _exp),
+    "spd": Constraint(linalg.logm, lambda raw, sign: linalg.expm(raw)),
+}
+
+
+class LearnableManifold(nn.Module):
+    """Own the learnable options of a manifold and build the manifold from them on every call.
+
+    Several layers can share one; it survives deepcopy, ``.to()`` and ``state_dict``. Signs stay as they start.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        The geometry at its initial options.
+    learn : sequence of str
+        Names among ``manifold.learnable``; ``"base.metric"`` reaches an option of a pullback's base.
+    device, dtype : optional
+        Of the parameters ``raw_<name>`` (logarithms of the options).
+
+    Raises
+    ------
+    ValueError
+        If an option is not learnable.
+
+    Examples
+    --------
+    >>> import manifoldnorm as mn
+    >>> geometry = mn.nn.LearnableManifold(mn.PowerDeformed(mn.AffineInvariant(3), 0.5), learn=("power",))
+    >>> geometry().power
+    tensor(0.5000, grad_fn=<MulBackward0>)
+    """
+
+    def __init__(
+        self, manifold: Manifold, learn: Sequence[str], *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        if isinstance(learn, str):
+            learn = (learn,)
+        self.template = manifold
+        self.learn = tuple(learn)
+        for name in self.learn:
+            owner, option = _owner(manifold, name)
+            kind = owner.learnable.get(option)
+            if kind is None:
+                raise ValueError(
+                    f"LearnableManifold: {name!r} is not learnable on {owner}; learnable: {tuple(owner.learnable)}."
+                )
+            initial = _initial(owner, option).to(device=device, dtype=dtype or torch.get_default_dtype())
+            self.register_buffer(_key("sign", name), initial.sign() if kind != "spd" else torch.ones_like(initial[0, 0]))
+            self.register_parameter(_key("raw", name), nn.Parameter(CONSTRAINTS[kind].to_raw(initial)))
+
+    def forward(self) -> Manifold:
+        """Return the manifold at the current options; gradients flow to the parameters."""
+        manifold = self.template
+        for name in self.learn:
+            owner, option = _owner(self.template, name)
+            constraint = CONSTRAINTS[owner.learnable[option]]
+            value = constraint.from_raw(getattr(self, _key("raw", name)), getattr(self, _key("sign", name)))
+            manifold = _replace(manifold, name.split("."), value)
+        return manifold
+
+    def extra_repr(self) -> str:
+        """Return the template and what is learned."""
+        return f"{self.template}, learn={self.learn}"
+
+
+def _key(prefix: str, name: str) -> str:
+    return f"{prefix}_{name.replace('.', '_')}"
+
+
+def _owner(manifold: Any, name: str) -> tuple[Any, str]:
+    *path, option = name.split(".")
+    for step in path:
+        manifold = getattr(manifold, step)
+    return manifold, option
+
+
+def _initial(owner: Any, option: str) -> Tensor:
+    value = getattr(owner, option)
+    if value is None:  # a metric that defaults to the identity
+        return torch.eye(owner.point_shape[-1])
+    return torch.as_tensor(value).detach().clone()
+
+
+def _replace(manifold: Any, path: list[str], value: Any) -> Any:
+    if len(path) == 1:
+        return manifold.replace(**{path[0]: value})
+    return manifold.replace(**{path[0]: _replace(getattr(manifold, path[0]), path[1:], value)})

@@ -1,0 +1,91 @@
+"""The one thing the schools of Riemannian batch norm differ in: how a point is moved to the origin, and from it.
+
+A move takes (manifold, mean, samples) and returns the squared distances from the mean together with a function
+``finish(factor, bias)`` that scales about the origin and moves it to the bias point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from manifoldnorm.manifolds import Gyrogroup, LieGroup, Manifold
+from manifoldnorm.manifolds.base import spread
+
+Finish = Callable[[Tensor, Tensor | None], Tensor]
+Move = Callable[[Any, Tensor, Tensor], tuple[Tensor, Finish]]
+
+
+def by_group(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    """Move by left translations of the group."""
+    squared, dilate = manifold.polar(manifold.quotient(mean, x))
+
+    def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
+        y = dilate(factor)
+        return y if bias is None else manifold.compose(bias, y)
+
+    return squared, finish
+
+
+def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    """Move by left gyrotranslations."""
+    squared, dilate = manifold.polar(manifold.gyrosub(mean, x))
+
+    def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
+        y = dilate(factor)
+        return y if bias is None else manifold.gyroadd(bias, y)
+
+    return squared, finish
+
+
+def by_transport(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    """Move tangent vectors by parallel transport through the origin, without leaving the tangent space in between."""
+    v = manifold.to_origin(mean, manifold.log(mean, x))
+    axes = len(manifold.point_shape)
+
+    def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
+        return manifold.shoot(bias, spread(factor, axes) * v)  # type: ignore[no-any-return]
+
+    return manifold.origin_inner(v, v), finish
+
+
+def by_direct_transport(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    """Move tangent vectors by one parallel transport from the mean to the bias."""
+    v = manifold.log(mean, x)
+    axes = len(manifold.point_shape)
+
+    def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
+        target = manifold.origin(dtype=x.dtype, device=x.device) if bias is None else bias
+        return manifold.exp(target, spread(factor, axes) * manifold.transport(mean, target, v))  # type: ignore[no-any-return]
+
+    return manifold.inner(mean, v, v), finish
+
+
+def transport_move(manifold: Manifold, route: str) -> Move:
+    """Return the move of `RiemannianBatchNorm`: through the origin it is the gyrotranslation wherever that exists."""
+    if route == "direct":
+        if type(manifold).transport is Manifold.transport:
+            raise ValueError(
+                f"RiemannianBatchNorm: route='direct' needs parallel transport between general points, "
+                f"which {manifold} has no closed form for. Use route='origin'."
+            )
+        return by_direct_transport
+    if route != "origin":
+        raise ValueError(f"RiemannianBatchNorm: route must be 'origin' or 'direct', got {route!r}.")
+    return by_gyrogroup if isinstance(manifold, Gyrogroup) else by_transport
+
+
+def group_move(manifold: Manifold) -> Move:
+    """Return the move of `LieBatchNorm`."""
+    if not isinstance(manifold, LieGroup):
+        raise ValueError(f"LieBatchNorm: {manifold} is not a Lie group. Use RiemannianBatchNorm.")
+    return by_group
+
+
+def gyro_move(manifold: Manifold) -> Move:
+    """Return the move of `GyroBatchNorm`."""
+    if not isinstance(manifold, Gyrogroup):
+        raise ValueError(f"GyroBatchNorm: {manifold} is not a gyrogroup. Use RiemannianBatchNorm.")
+    return by_gyrogroup

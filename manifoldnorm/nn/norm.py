@@ -1,0 +1,475 @@
+"""Riemannian, Lie-group and gyro batch normalisation: four steps on any manifold."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifoldnorm.manifolds import Diffeo, Manifold, flatten
+from manifoldnorm.manifolds.base import spread
+from manifoldnorm.nn import moves
+from manifoldnorm.nn.factory import NormFactory
+from manifoldnorm.nn.learnable import LearnableManifold
+from manifoldnorm.nn.statistics import Batch
+from manifoldnorm.stats import MeanPolicy, masked_weights, weighted_mean
+
+_PARAMETERS = """manifold : Manifold or LearnableManifold
+        The geometry (a geoopt manifold is converted).
+    channels : int, optional
+        With C channels the input is (N, ..., C, *point_shape): one mean, variance, scale and bias per channel.
+        Without, it is (N, ..., *point_shape). All axes before the channel are averaged over.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        Weight of the new batch in the running statistics; None averages all batches equally.
+    affine : bool
+        Whether there is a learnable scale, and a bias.
+    track_running_stats : bool
+        If not, evaluation uses the batch too.
+    mean : MeanPolicy, optional
+        How the batch mean is computed, default ``manifold.default_mean``; see `manifoldnorm.stats`.
+    statistics : Batch, optional
+        Which statistics are used.
+    grad_through_stats : bool
+        Whether gradients flow through the mean and the variance; published codes detach them.
+    bias : {"tangent", "manifold", False}
+        ``"tangent"``: a tangent vector at the origin, for any optimizer, which weight decay pulls to the identity;
+        ``"manifold"``: a `geoopt.ManifoldParameter` (key ``bias_on_manifold``) for Riemannian optimizers.
+    check_input : bool
+        Whether to look at the values and raise a ValueError that names the sample, the cause and the remedy.
+    device, dtype : optional
+        Of parameters and buffers.
+"""
+
+
+class ManifoldNorm(nn.Module, abc.ABC):
+    """Shared machinery of the batch norms: centre, scale, bias, running statistics. A subclass chooses the move."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        manifold: Any,
+        *,
+        channels: int | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        mean: MeanPolicy | None = None,
+        statistics: Batch | None = None,
+        grad_through_stats: bool = True,
+        bias: str | bool = "tangent",
+        check_input: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._geometry = _as_geometry(manifold)
+        self.channels, self.eps, self.momentum, self.affine = channels, eps, momentum, affine
+        self.track_running_stats, self.grad_through_stats = track_running_stats, grad_through_stats
+        self.check_input, self.statistics = check_input, statistics or Batch()
+        self.bias_kind = _bias_kind(bias) if affine else ""
+        self._mean_policy = mean
+        self._check_options()
+        self._allocate(device, dtype)
+
+    # ---- construction
+
+    def _check_options(self) -> None:
+        name = type(self).__name__
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"{name}: channels must be None or at least 1, got {self.channels}.")
+        if self.eps < 0:
+            raise ValueError(f"{name}: eps must not be negative, got {self.eps}.")
+        if self.momentum is not None and not 0 <= self.momentum <= 1:
+            raise ValueError(f"{name}: momentum must lie in [0, 1] or be None, got {self.momentum}.")
+        _, base, _ = flatten(self.manifold)
+        self._select_move(base)
+        if self._mean_policy is not None:
+            self._mean_policy.check(base)
+
+    def _allocate(self, device: Any, dtype: torch.dtype | None) -> None:
+        real = _real(dtype or torch.get_default_dtype())
+        point_dtype = real.to_complex() if self.manifold.is_complex else real
+        groups = () if self.channels is None else (self.channels,)
+        origin = self.manifold.origin(*groups, dtype=point_dtype, device=device).detach().clone()
+        if self.affine:
+            self.log_scale = nn.Parameter(torch.zeros(groups, dtype=real, device=device))
+        if self.bias_kind == "tangent":
+            self.bias = nn.Parameter(torch.zeros_like(origin))
+        elif self.bias_kind == "manifold":
+            from manifoldnorm._geoopt import manifold_parameter
+
+            self.bias_on_manifold = manifold_parameter(origin.clone(), self.manifold)
+        if self.track_running_stats:
+            self.register_buffer("running_mean", origin)
+            self.register_buffer("running_var", torch.ones(groups, dtype=real, device=device))
+            self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long, device=device))
+
+    @torch.no_grad()
+    def reset_running_stats(self) -> None:
+        """Put the running mean at the origin and the running variance at one."""
+        if self.track_running_stats:
+            like = self.running_mean
+            origin = self.manifold.origin(dtype=like.dtype, device=like.device)
+            self.running_mean.copy_(origin.expand_as(like))
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Reset the running statistics, the scale to one and the bias to the origin."""
+        self.reset_running_stats()
+        if self.affine:
+            self.log_scale.zero_()
+        if self.bias_kind == "tangent":
+            self.bias.zero_()
+        elif self.bias_kind == "manifold":
+            like = self.bias_on_manifold
+            self.bias_on_manifold.copy_(self.manifold.origin(dtype=like.dtype, device=like.device).expand_as(like))
+
+    @classmethod
+    def of(cls, manifold: Any, **options: Any) -> NormFactory:
+        """Return a picklable factory ``sizes -> layer``, which models call with each layer's sizes.
+
+        Options that the manifold's constructor takes go to it, the others to the layer.
+
+        Examples
+        --------
+        >>> import manifoldnorm as mn
+        >>> mn.nn.LieBatchNorm.of(mn.LogEuclidean, momentum=0.05)(4).manifold.point_shape
+        (4, 4)
+        """
+        return NormFactory(cls, manifold, options)
+
+    # ---- what a user reads and assigns
+
+    @property
+    def manifold(self) -> Manifold:
+        """The geometry in use (of a `LearnableManifold`, at its current options)."""
+        return self._geometry() if isinstance(self._geometry, LearnableManifold) else self._geometry  # type: ignore[no-any-return]
+
+    @property
+    def scale(self) -> Tensor | None:
+        """The standard deviation of the output, positive, (C?); None without ``affine``."""
+        return self.log_scale.exp() if self.affine else None
+
+    @scale.setter
+    def scale(self, value: Tensor | float) -> None:
+        if not self.affine:
+            raise ValueError(f"{type(self).__name__} was built with affine=False and has no scale.")
+        value = torch.as_tensor(value, dtype=self.log_scale.dtype, device=self.log_scale.device)
+        if bool((value <= 0).any()):
+            raise ValueError(f"{type(self).__name__}.scale is a standard deviation and must be positive, got {value}.")
+        with torch.no_grad():
+            self.log_scale.copy_(value.log().expand_as(self.log_scale))
+
+    @property
+    def bias_point(self) -> Tensor | None:
+        """The point of the manifold to which the mean is moved, (C?, *point_shape); None without a bias."""
+        if self.bias_kind == "tangent":
+            manifold = self.manifold
+            return manifold.point_from_tangent(self._tangent_bias(manifold))
+        return self.bias_on_manifold if self.bias_kind == "manifold" else None
+
+    @bias_point.setter
+    def bias_point(self, value: Tensor) -> None:
+        manifold = self.manifold
+        with torch.no_grad():
+            if self.bias_kind == "tangent":
+                value = value.to(self.bias)
+                manifold.check_point(value, f"{type(self).__name__}.bias_point")
+                self.bias.copy_(manifold.tangent_from_point(value).expand_as(self.bias))
+            elif self.bias_kind == "manifold":
+                value = value.to(self.bias_on_manifold)
+                manifold.check_point(value, f"{type(self).__name__}.bias_point")
+                self.bias_on_manifold.copy_(value.expand_as(self.bias_on_manifold))
+            else:
+                raise ValueError(f"{type(self).__name__} was built without a bias.")
+
+    def _tangent_bias(self, manifold: Manifold) -> Tensor:
+        origin = manifold.origin(dtype=self.bias.dtype, device=self.bias.device)
+        return manifold.project_tangent(origin, self.bias)
+
+    # ---- forward
+
+    @abc.abstractmethod
+    def _select_move(self, base: Manifold) -> moves.Move:
+        """Return how points are moved on ``base``, or raise if it lacks the structure."""
+
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Normalise a batch.
+
+        Parameters
+        ----------
+        x : Tensor
+            Points (N, ..., C?, *point_shape).
+        weights : Tensor, optional
+            Non-negative weights or a mask (N, ..., C?) or (N, ...) that enter mean and variance; any scale.
+
+        Returns
+        -------
+        Tensor
+            Points of the same shape; NaN where a sample is not finite (such a sample has weight 0).
+        """
+        y, chart = self.forward_in_chart(x, weights)
+        return y if chart is None else chart.inverse(y)
+
+    def forward_in_chart(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Diffeo | None]:
+        """Return the output before it leaves the chart of a pullback metric, and that chart (None: no chart).
+
+        For a following layer that would enter the chart again, such as `LogEig` after a log-Euclidean norm.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            manifold = self.manifold
+            self._check(manifold, x)
+            flat, group_weights = self._flatten(x, weights)
+            chart, base, metric_scale = flatten(manifold)
+            if flat.shape[0] == 0:
+                return (x if chart is None else chart(x)), chart
+            y = self._normalize(manifold, chart, base, metric_scale, flat, group_weights)
+            return y.reshape(x.shape), chart
+
+    def _normalize(
+        self,
+        manifold: Manifold,
+        chart: Diffeo | None,
+        base: Manifold,
+        metric_scale: float | Tensor,
+        x: Tensor,
+        weights: Tensor | None,
+    ) -> Tensor:
+        axes = len(manifold.point_shape)
+        finite = x.detach().sum(tuple(range(-axes, 0))).isfinite()
+        origin = manifold.origin(dtype=x.dtype, device=x.device)
+        x = torch.where(spread(finite, axes), x, origin.detach())  # type: ignore[arg-type]
+        y = x if chart is None else chart(x)
+        from_batch = self.training or not self.track_running_stats
+        if from_batch:
+            share, any_valid = masked_weights(finite, weights, self._real_dtype(x))
+            mean = self._batch_mean(base, y, share)
+        else:
+            mean = self.running_mean if chart is None else chart(self.running_mean)
+        squared, finish = self._select_move(base)(base, mean, y)
+        if from_batch:
+            variance = weighted_mean(squared if self.grad_through_stats else squared.detach(), share, 0) * metric_scale
+        else:
+            variance = self.running_var
+        factor = (variance + self.eps).rsqrt()
+        if self.affine:
+            factor = factor * self.log_scale.exp()
+        out = finish(factor, self._base_bias(manifold, chart, base))
+        if self.training and self.track_running_stats:
+            self._track(base, chart, mean.detach(), variance.detach(), any_valid)
+        # NaN + anything is NaN: marks the samples that were left out, at no cost backward
+        missing = torch.where(finite, 0.0, math.nan).to(out.real.dtype if out.is_complex() else out.dtype)
+        return out + spread(missing, axes)
+
+    def _batch_mean(self, base: Manifold, y: Tensor, share: Tensor) -> Tensor:
+        policy = self._mean_policy or base.default_mean
+        if self.grad_through_stats:
+            return policy(base, y, share)
+        with torch.no_grad():
+            return policy(base, y, share)
+
+    def _base_bias(self, manifold: Any, chart: Diffeo | None, base: Manifold) -> Tensor | None:
+        if self.bias_kind == "tangent":
+            v = self._tangent_bias(manifold)
+            while manifold is not base:
+                v, manifold = manifold.base_tangent(v), manifold.base
+            return base.point_from_tangent(v)
+        if self.bias_kind == "manifold":
+            return self.bias_on_manifold if chart is None else chart(self.bias_on_manifold)
+        return None
+
+    @torch.no_grad()
+    def _track(self, base: Manifold, chart: Diffeo | None, mean: Tensor, variance: Tensor, valid: Tensor) -> None:
+        """Move the running statistics towards the batch's, except where no sample was valid."""
+        count = self.num_batches_tracked + valid.any()
+        weight = self.momentum if self.momentum is not None else 1.0 / count.clamp_min(1)
+        weight = (weight * valid).to(self.running_var.dtype)
+        old = self.running_mean if chart is None else chart(self.running_mean)
+        new = base.geodesic(old, mean, weight)
+        new = new if chart is None else chart.inverse(new)
+        self.running_mean.copy_(torch.where(spread(valid, len(base.point_shape)), new, self.running_mean))  # type: ignore[arg-type]
+        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+        self.num_batches_tracked.copy_(count)
+
+    def ends_in(self, chart: type[Diffeo]) -> bool:
+        """Return whether the layer's output leaves exactly this chart at the end."""
+        return type(flatten(self.manifold)[0]) is chart
+
+    # ---- input
+
+    def _check(self, manifold: Manifold, x: Tensor) -> None:
+        name = type(self).__name__
+        manifold.check_shape(x, f"{name} input")
+        lead = x.shape[: x.ndim - len(manifold.point_shape)]
+        point = ", ".join(map(str, manifold.point_shape))
+        if self.channels is None and len(lead) < 1:
+            raise ValueError(f"{name}: expected (N, ..., {point}), got {tuple(x.shape)}. Add a batch dimension: x[None].")
+        if self.channels is not None and (len(lead) < 2 or lead[-1] != self.channels):
+            raise ValueError(f"{name}: expected (N, ..., {self.channels}, {point}), got {tuple(x.shape)}.")
+        own = self._own()
+        if own is not None and (own.dtype != x.dtype or own.device != x.device):
+            raise TypeError(
+                f"{name}: the layer holds {own.dtype} on {own.device}, the input is {x.dtype} on {x.device}. "
+                f"Convert one of them, e.g. layer.to(x)."
+            )
+        if self.check_input:
+            manifold.check_point(x, f"{name} input")
+
+    def _own(self) -> Tensor | None:
+        for name in ("running_mean", "bias", "bias_on_manifold"):
+            own = getattr(self, name, None)
+            if own is not None:
+                return own  # type: ignore[no-any-return]
+        return None
+
+    @staticmethod
+    def _real_dtype(x: Tensor) -> torch.dtype:
+        return x.real.dtype if x.is_complex() else x.dtype
+
+    def _flatten(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return points (M, C?, *point_shape) and weights (M, C?), every earlier axis pooled."""
+        lead = x.ndim - len(self.manifold.point_shape)
+        pooled = lead if self.channels is None else lead - 1
+        flat = x.flatten(0, pooled - 1) if pooled > 1 else x
+        if weights is None:
+            return flat, None
+        shape = x.shape[:lead]
+        if tuple(weights.shape) not in (tuple(shape), tuple(shape[:pooled]), tuple(shape[:1])):
+            raise ValueError(
+                f"{type(self).__name__}: weights must have shape {tuple(shape)} or {tuple(shape[:pooled])}, "
+                f"got {tuple(weights.shape)}."
+            )
+        if self.check_input and bool((weights < 0).any()):
+            raise ValueError(f"{type(self).__name__}: weights must not be negative.")
+        weights = weights.reshape(weights.shape + (1,) * (lead - weights.ndim)).expand(shape)
+        return flat, weights.flatten(0, pooled - 1) if pooled > 1 else weights
+
+    def extra_repr(self) -> str:
+        """Return the options; scale is a standard deviation."""
+        return (
+            f"{self._geometry if not isinstance(self._geometry, nn.Module) else 'learnable'}, channels={self.channels}, "
+            f"eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}, mean={self._mean_policy or 'default'}, "
+            f"grad_through_stats={self.grad_through_stats}, bias={self.bias_kind or False}"
+        )
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real()
+
+
+def _bias_kind(bias: str | bool) -> str:
+    if bias is False:
+        return ""
+    if bias is True:
+        return "tangent"
+    if bias not in ("tangent", "manifold"):
+        raise ValueError(f"bias must be 'tangent', 'manifold' or False, got {bias!r}.")
+    return bias
+
+
+def _as_geometry(manifold: Any) -> Any:
+    if isinstance(manifold, (Manifold, LearnableManifold)):
+        return manifold
+    if isinstance(manifold, type):
+        raise TypeError(f"manifold: pass an instance, e.g. {manifold.__name__}(20), not the class.")
+    from manifoldnorm._geoopt import from_geoopt
+
+    return from_geoopt(manifold)
+
+
+class RiemannianBatchNorm(ManifoldNorm):
+    __doc__ = f"""Batch normalisation that moves points by parallel transport.
+
+    The output's Frechet mean is the bias point and its variance ``scale^2 v / (v + eps)``. Through the origin it is the
+    same map as `GyroBatchNorm` wherever both exist.
+
+    Parameters
+    ----------
+    {_PARAMETERS}    route : {{"origin", "direct"}}
+        Transport from the mean to the origin and from there to the bias, or in one step.
+
+    References
+    ----------
+    Brooks et al. 2019 (mean only); Lou et al. 2020 (direct); Kobler et al. 2022 (variance).
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> x = mn.AffineInvariant(3).random_point(8, generator=torch.Generator().manual_seed(0))
+    >>> mn.nn.RiemannianBatchNorm(mn.AffineInvariant(3))(x).shape
+    torch.Size([8, 3, 3])
+    """
+
+    def __init__(self, manifold: Any, *, route: str = "origin", **options: Any) -> None:
+        self.route = route  # before super().__init__, which asks for the move
+        super().__init__(manifold, **options)
+
+    def _select_move(self, base: Manifold) -> moves.Move:
+        return moves.transport_move(base, self.route)
+
+    def extra_repr(self) -> str:
+        """Return the options; scale is a standard deviation."""
+        return f"{super().extra_repr()}, route={self.route}"
+
+
+class LieBatchNorm(ManifoldNorm):
+    __doc__ = f"""Batch normalisation that moves points by left translations of a Lie group.
+
+    On `AffineInvariant` the group is that of Cholesky factors, so the layer depends on the order of channels.
+
+    Parameters
+    ----------
+    {_PARAMETERS}
+    References
+    ----------
+    Chen et al. 2024, "A Lie group approach to Riemannian batch normalization" (LieBN).
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> x = mn.LogEuclidean(3).random_point(8, generator=torch.Generator().manual_seed(0))
+    >>> mn.nn.LieBatchNorm(mn.LogEuclidean(3))(x).shape
+    torch.Size([8, 3, 3])
+    """
+
+    def _select_move(self, base: Manifold) -> moves.Move:
+        return moves.group_move(base)
+
+    def extra_repr(self) -> str:
+        """Return the options; scale is a standard deviation."""
+        order = type(flatten(self.manifold)[1]).__name__ == "AffineInvariant"
+        return super().extra_repr() + (", depends on the order of channels" if order else "")
+
+
+class GyroBatchNorm(ManifoldNorm):
+    __doc__ = f"""Batch normalisation that moves points by left gyrotranslations.
+
+    Parameters
+    ----------
+    {_PARAMETERS}
+    References
+    ----------
+    Chen et al. 2025, "Gyrogroup batch normalization" (GyroBN).
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> x = mn.AffineInvariant(3).random_point(8, generator=torch.Generator().manual_seed(0))
+    >>> mn.nn.GyroBatchNorm(mn.AffineInvariant(3))(x).shape
+    torch.Size([8, 3, 3])
+    """
+
+    def _select_move(self, base: Manifold) -> moves.Move:
+        return moves.gyro_move(base)

@@ -1,0 +1,62 @@
+"""A sequence of layers that shares decompositions between neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from manifoldnorm.manifolds import MatrixLog
+from manifoldnorm.nn.norm import ManifoldNorm
+from manifoldnorm.nn.spd import LogEig, ReEig
+
+
+class Sequential(nn.Sequential):
+    """`torch.nn.Sequential` that saves the decompositions its neighbours would repeat.
+
+    A norm on the log-Euclidean metric followed by `LogEig` hands over the logarithm it already has; `ReEig` followed by
+    `LogEig` decomposes once. The results are those of the separate layers up to rounding. Only layers of exactly these
+    types and without hooks are fused, never subclasses. ``domain`` is passed on to layers that take it.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> net = mn.nn.Sequential(mn.nn.BiMap(4, 3), mn.nn.ReEig(), mn.nn.LogEig())
+    >>> net(torch.eye(4).expand(2, 4, 4)).shape
+    torch.Size([2, 3, 3])
+    """
+
+    def forward(self, input: Tensor, domain: Tensor | None = None) -> Tensor:
+        """Apply the layers in order."""
+        layers = list(self)
+        x, position = input, 0
+        while position < len(layers):
+            layer = layers[position]
+            following = layers[position + 1] if position + 1 < len(layers) else None
+            fused = _fuse(layer, following, x) if following is not None else None
+            if fused is None:
+                x = layer(x, domain=domain) if domain is not None and _takes_domain(layer) else layer(x)
+            else:
+                x, position = fused, position + 1
+            position += 1
+        return x
+
+
+def _takes_domain(layer: Any) -> bool:
+    return bool(getattr(layer, "takes_domain", False)) or isinstance(layer, Sequential)
+
+
+def _plain(layer: nn.Module, kind: type) -> bool:
+    return type(layer) is kind and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+
+
+def _fuse(layer: nn.Module, following: nn.Module, x: Tensor) -> Tensor | None:
+    if not _plain(following, LogEig):
+        return None
+    if _plain(layer, ReEig):
+        return following.after_rectification(x, layer)  # type: ignore[operator]
+    if isinstance(layer, ManifoldNorm) and type(layer).__module__.startswith("manifoldnorm.nn"):
+        if layer._forward_hooks or layer._forward_pre_hooks or not layer.ends_in(MatrixLog):
+            return None
+        return layer.forward_in_chart(x)[0]
+    return None

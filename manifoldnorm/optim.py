@@ -1,0 +1,60 @@
+"""Bridge to geoopt's Riemannian optimizers.
+
+`ManifoldParameter(data, manifold)` takes a geometry of this package; `RiemannianAdam` and `RiemannianSGD` are geoopt's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from manifoldnorm import _geoopt
+from manifoldnorm._geoopt import from_geoopt, to_geoopt
+from manifoldnorm._geoopt import manifold_parameter as ManifoldParameter  # noqa: N812
+
+_FROM_GEOOPT = {"RiemannianAdam", "RiemannianSGD"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM_GEOOPT:
+        return getattr(_geoopt.geoopt_attribute("optim"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def no_decay_groups(model: nn.Module, weight_decay: float = 1e-2) -> list[dict[str, Any]]:
+    """Split the parameters of a model into a group with weight decay and one without.
+
+    Scales, biases, learnable geometries and every manifold parameter get none: decay would pull them to a point that
+    means nothing.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+    weight_decay : float
+        For the first group.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> model = torch.nn.Sequential(mn.nn.LieBatchNorm(mn.LogEuclidean(3)), torch.nn.Flatten(), torch.nn.Linear(9, 2))
+    >>> [len(group["params"]) for group in mn.optim.no_decay_groups(model)]
+    [1, 3]
+    """
+    decay, plain = [], []
+    for name, parameter in model.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        exempt = last in ("log_scale", "bias") or last.startswith("raw_") or hasattr(parameter, "manifold")
+        (plain if exempt else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+__all__ = [
+    "ManifoldParameter",
+    "RiemannianAdam",
+    "RiemannianSGD",
+    "from_geoopt",
+    "no_decay_groups",
+    "to_geoopt",
+]
