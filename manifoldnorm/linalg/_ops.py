@@ -40,7 +40,7 @@ def _adjoint(a: Tensor) -> Tensor:
 
 def _hermitian(a: Tensor, wide: bool) -> Tensor:
     a = a.to(working_dtype(a.dtype, wide))
-    return (a + _adjoint(a)) * 0.5
+    return torch.add(a, _adjoint(a)).mul_(0.5)
 
 
 def _finite(a: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _rescue_eigh(h: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
 def raise_indefinite(w: Tensor, dtype: torch.dtype, name: str) -> None:
     """Raise if an ascending spectrum ``w`` is negative beyond rounding of a matrix of ``dtype``."""
-    if w.numel() == 0:
+    if w.numel() == 0 or float(w[..., 0].min()) > 0:
         return
     tolerance = INDEFINITE_TOL * w.shape[-1] * torch.finfo(dtype).eps
     low, high = w[..., 0], w[..., -1].abs()
@@ -85,7 +85,8 @@ def raise_indefinite(w: Tensor, dtype: torch.dtype, name: str) -> None:
     )
 
 
-def _eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
+def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
+    """Decompose on CPU, with the retry ladder and errors that name the sample."""
     h = _hermitian(a, wide)
     try:
         w, u = torch.linalg.eigh(h)
@@ -129,7 +130,8 @@ def _eigvalsh_fake(a: Tensor, wide: bool) -> Tensor:
     return _eigh_fake(a, wide, False, "")[0]
 
 
-def _cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
+def cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
+    """Factorise on CPU, with errors that name the sample."""
     h = _hermitian(a, wide)
     factor, info = torch.linalg.cholesky_ex(h)
     if bool(info.any()):
@@ -161,11 +163,11 @@ def _no_derivative(g: Tensor, reason: str) -> Tensor:
     raise NotImplementedError(reason)
 
 
-_LIB.impl("eigh", _eigh_cpu, "CPU")
+_LIB.impl("eigh", eigh_cpu, "CPU")
 _LIB.impl("eigh", _eigh_device, "CUDA")
 _LIB.impl("eigvalsh", _eigvalsh, "CPU")
 _LIB.impl("eigvalsh", _eigvalsh, "CUDA")
-_LIB.impl("cholesky", _cholesky_cpu, "CPU")
+_LIB.impl("cholesky", cholesky_cpu, "CPU")
 _LIB.impl("cholesky", _cholesky_device, "CUDA")
 _LIB.impl("no_derivative", _no_derivative, "CPU")
 _LIB.impl("no_derivative", _no_derivative, "CUDA")

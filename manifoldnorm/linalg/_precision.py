@@ -71,7 +71,7 @@ def without_autocast(function: Callable[_Arguments, _Result]) -> Callable[_Argum
 
     @functools.wraps(function)
     def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        device = next(arg.device.type for arg in chain(args, kwargs.values()) if isinstance(arg, Tensor))
+        device = next((arg.device.type for arg in chain(args, kwargs.values()) if isinstance(arg, Tensor)), "cpu")
         if not torch.is_autocast_enabled(device):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):

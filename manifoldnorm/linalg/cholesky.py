@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg import _ops
+from manifoldnorm.linalg._call import call, plain
 from manifoldnorm.linalg._precision import check_matrix, widens, without_autocast
 
 
@@ -33,34 +35,59 @@ def _solve_lower(factor: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, b, upper=False)  # type: ignore[no-any-return]
 
 
+def _scale_diagonal(m: Tensor, d: Tensor) -> Tensor:
+    """Multiply the diagonal of a fresh matrix in place and return it."""
+    m.diagonal(dim1=-2, dim2=-1).mul_(d)
+    return m
+
+
 class _Cholesky(Function):
-    """L with A = L L^H; dA = L^-H half(L^H dL) L^-1, written in differentiable operations (any order)."""
+    """(L, Y) with A = L L^H and the chart Y = strict_lower(L) + log diag(L); dA = L^-H half(L^H dL) L^-1.
+
+    The backward is written in differentiable operations on the outputs, so that derivatives of any order are right.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, wide: bool, name: str) -> Tensor:
-        return torch.ops.manifoldnorm.cholesky(a, wide, name)  # type: ignore[no-any-return]
+    def forward(a: Tensor, wide: bool, name: str, chart: bool) -> tuple[Tensor, Tensor | None]:
+        operator = _ops.cholesky_cpu if plain(a) else torch.ops.manifoldnorm.cholesky
+        factor = operator(a.detach(), wide, name)
+        if not chart:
+            return factor, None
+        y = factor.clone()
+        y.diagonal(dim1=-2, dim2=-1).log_()
+        return factor, y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(output)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[0])
         ctx.dtype = inputs[0].dtype
 
     @staticmethod
     @without_autocast
-    def backward(ctx: Any, g: Tensor) -> Any:
+    def backward(ctx: Any, g: Tensor | None, gy: Tensor | None) -> Any:
         (factor,) = ctx.saved_tensors
-        inner = half_lower(factor.mH @ g)
+        if gy is not None:
+            through = _scale_diagonal(gy.tril(), 1 / factor.diagonal(dim1=-2, dim2=-1))
+            g = through if g is None else g + through
+        if g is None:
+            return None, None, None, None
+        inner = _scale_diagonal((factor.mH @ g).tril(), _half(g))
         inner = inner + inner.mH  # Hermitian, twice the symmetric part
         left = torch.linalg.solve_triangular(factor.mH, inner, upper=True)
         grad = torch.linalg.solve_triangular(factor, left, upper=False, left=False)
-        return (grad * 0.5).to(ctx.dtype), None, None
+        return (grad * 0.5).to(ctx.dtype), None, None, None
 
 
-def _wide_cholesky(a: Tensor, name: str) -> Tensor:
+def _half(like: Tensor) -> Tensor:
+    return torch.full((), 0.5, dtype=like.dtype, device=like.device)
+
+
+def _wide_cholesky(a: Tensor, name: str, chart: bool = False) -> tuple[Tensor, Tensor]:
     check_matrix(a, name)
-    return _Cholesky.apply(a, widens(a), name)  # type: ignore[no-any-return]
+    return call(_Cholesky, a, widens(a), name, chart)  # type: ignore[no-any-return]
 
 
 def cholesky(a: Tensor, *, name: str = "cholesky") -> Tensor:
@@ -80,7 +107,7 @@ def cholesky(a: Tensor, *, name: str = "cholesky") -> Tensor:
     tensor([[2., 0.],
             [0., 2.]])
     """
-    return _wide_cholesky(a, name).to(a.dtype)
+    return _wide_cholesky(a, name)[0].to(a.dtype)
 
 
 def inverse_cholesky(a: Tensor, *, name: str = "inverse_cholesky") -> tuple[Tensor, Tensor]:
@@ -93,7 +120,7 @@ def inverse_cholesky(a: Tensor, *, name: str = "inverse_cholesky") -> tuple[Tens
     >>> float(factor[0, 0]), float(inverse[0, 0])
     (2.0, 0.5)
     """
-    factor = _wide_cholesky(a, name)
+    factor, _ = _wide_cholesky(a, name)
     inverse = inverse_lower(factor)
     return factor.to(a.dtype), inverse.to(a.dtype)
 
@@ -125,9 +152,40 @@ def log_cholesky(a: Tensor) -> Tensor:
     tensor([[0., 0.],
             [0., 0.]])
     """
-    factor = _wide_cholesky(a, "log_cholesky")
-    diagonal = _real(factor.diagonal(dim1=-2, dim2=-1))
-    return (factor.tril(-1) + torch.diag_embed(diagonal.log()).to(factor.dtype)).to(a.dtype)
+    return _wide_cholesky(a, "log_cholesky", True)[1].to(a.dtype)
+
+
+class _ExpCholesky(Function):
+    """(P, K) with K = strict_lower(Y) + exp diag(Y), P = K K^H; dK = (G + G^H) K."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor) -> tuple[Tensor, Tensor]:
+        factor = y.tril()
+        factor.diagonal(dim1=-2, dim2=-1).exp_()
+        return factor @ factor.mH, factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, g: Tensor | None, gk: Tensor | None) -> Any:
+        (factor,) = ctx.saved_tensors
+        if g is not None:
+            through = (g + g.mH) @ factor
+            gk = through if gk is None else gk + through
+        return None if gk is None else _real_diagonal(_scale_diagonal(gk.tril(), factor.diagonal(dim1=-2, dim2=-1)))
+
+
+def _real_diagonal(m: Tensor) -> Tensor:
+    """Return the matrix with the imaginary part of its diagonal dropped: charts have a real diagonal."""
+    if m.is_complex():
+        m = m - torch.diag_embed(1j * m.diagonal(dim1=-2, dim2=-1).imag)
+    return m
 
 
 @without_autocast
@@ -141,6 +199,4 @@ def exp_cholesky(y: Tensor) -> Tensor:
     tensor([[1., 0.],
             [0., 1.]])
     """
-    diagonal = _real(y.diagonal(dim1=-2, dim2=-1))
-    factor = y.tril(-1) + torch.diag_embed(diagonal.exp()).to(y.dtype)
-    return factor @ factor.mH
+    return call(_ExpCholesky, _real_diagonal(y))[0]  # type: ignore[no-any-return]

@@ -69,7 +69,7 @@ class SpectralFunction:
         m = (a + b + c) / 3
         half, twentyfourth = self.taylor(m, None if p is None else _param(p, 2))
         spread = ((a - m) ** 2 + (b - m) ** 2 + (c - m) ** 2) / 2
-        near = gap.abs() < torch.finfo(w.dtype).eps ** 0.25 * self.scale(m)
+        near = gap.abs() <= torch.finfo(w.dtype).eps ** 0.25 * self.scale(m)
         return torch.where(near, half + twentyfourth * spread, difference / torch.where(near, 1.0, gap))
 
 

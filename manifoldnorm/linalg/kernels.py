@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import symmetrize, without_autocast
 from manifoldnorm.linalg.spectral import HIGHER_ORDER, Spectrum, _from_basis, _to_basis, decompose
 
@@ -68,14 +69,14 @@ class _Kernel(Function):
     @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
         a, w, uh, v, y = ctx.saved_tensors
-        grad_v = _Kernel.apply(a, w, uh, g, ctx.k)
+        grad_v = call(_Kernel, a, w, uh, g, ctx.k)
         if not ctx.needs_input_grad[0]:
             return None, None, None, grad_v, None
         if ctx.k.power == -1:
             # A Y + Y A = c V: the adjoint solve is all that the gradient in A needs, to any order
             grad_a = symmetrize(_grouped(grad_v, y, a)) * (-2 / ctx.k.coefficient)
         else:
-            grad_a = _KernelGrad.apply(a, w, uh, v, g, ctx.k)
+            grad_a = call(_KernelGrad, a, w, uh, v, g, ctx.k)
         return grad_a, None, None, grad_v, None
 
 
@@ -116,7 +117,7 @@ def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel) -> Tensor:
     ``v`` may have leading dimensions that the matrix lacks. Differentiable in both, and twice for `LYAPUNOV`.
     """
     a, w, uh = spectrum
-    return _Kernel.apply(a, w, uh, v, k)  # type: ignore[no-any-return]
+    return call(_Kernel, a, w, uh, v, k)  # type: ignore[no-any-return]
 
 
 def lyapunov(a: Tensor, q: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg import _ops
 from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._call import call, plain
 from manifoldnorm.linalg._precision import check_matrix, real_dtype, symmetrize, widens, without_autocast
 from manifoldnorm.linalg.functions import SpectralFunction
 
@@ -54,7 +56,8 @@ def decompose(a: Tensor, *, positive: bool = False, name: str = "decompose") -> 
             [0., 2.]])
     """
     check_matrix(a, name)
-    values, vectors_h = torch.ops.manifoldnorm.eigh(a.detach(), widens(a), positive, name)
+    operator = _ops.eigh_cpu if plain(a) else torch.ops.manifoldnorm.eigh
+    values, vectors_h = operator(a.detach(), widens(a), positive, name)
     return Spectrum(a, values, vectors_h)
 
 
@@ -125,8 +128,8 @@ class _Apply(Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         a, w, uh, p = ctx.saved_tensors
         if p is None:
-            return _Vjp.apply(a, w, uh, None, g, ctx.f), None, None, None, None
-        grad_a, grad_p = _Vjp.apply(a, w, uh, p, g, ctx.f)
+            return call(_Vjp, a, w, uh, None, g, ctx.f), None, None, None, None
+        grad_a, grad_p = call(_Vjp, a, w, uh, p, g, ctx.f)
         return grad_a, None, None, grad_p, None
 
 
@@ -205,9 +208,9 @@ class _SpectralSum(Function):
         a, w, uh = ctx.saved_tensors
         inverse = w.new_full(w.shape[:-1], -1.0)
         if ctx.kind == "log2":
-            slope = 2 * _Apply.apply(a, w, uh, inverse, fn.POWER_LOG)
+            slope = 2 * call(_Apply, a, w, uh, inverse, fn.POWER_LOG)
         else:
-            slope = _Apply.apply(a, w, uh, inverse, fn.POWER)
+            slope = call(_Apply, a, w, uh, inverse, fn.POWER)
         return g[..., None, None] * slope, None, None, None
 
 
@@ -236,10 +239,10 @@ class _WeightedApply(Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         a, w, uh, weights = ctx.saved_tensors
         share = (weights[..., None, None] * g).to(a.dtype)
-        grad_a = _Vjp.apply(a, w, uh, None, share, ctx.f) if ctx.needs_input_grad[0] else None
+        grad_a = call(_Vjp, a, w, uh, None, share, ctx.f) if ctx.needs_input_grad[0] else None
         grad_w = None
         if ctx.needs_input_grad[3]:
-            values = _Apply.apply(a, w, uh, None, ctx.f)
+            values = call(_Apply, a, w, uh, None, ctx.f)
             product = (g.conj() * values).sum((-2, -1))
             grad_w = (product.real if product.is_complex() else product).to(weights.dtype)
         return grad_a, None, None, grad_w, None
@@ -268,7 +271,7 @@ def weighted_apply(spectrum: Spectrum, f: SpectralFunction, weights: Tensor | No
     a, w, uh = spectrum
     if weights is None:
         weights = w.new_full(w.shape[:-1], 1.0 / max(w.shape[0], 1))
-    return _WeightedApply.apply(a, w, uh, weights.to(w.dtype), f)  # type: ignore[no-any-return]
+    return call(_WeightedApply, a, w, uh, weights.to(w.dtype), f)  # type: ignore[no-any-return]
 
 
 def apply(spectrum: Spectrum, f: SpectralFunction, p: Tensor | float | None = None) -> Tensor:
@@ -297,22 +300,22 @@ def apply(spectrum: Spectrum, f: SpectralFunction, p: Tensor | float | None = No
     """
     a, w, uh = spectrum
     if p is None:
-        return _Apply.apply(a, w, uh, None, f)  # type: ignore[no-any-return]
+        return call(_Apply, a, w, uh, None, f)  # type: ignore[no-any-return]
     p = torch.as_tensor(p, dtype=w.dtype, device=a.device)
     batch = torch.broadcast_shapes(p.shape, w.shape[:-1])
     if batch != w.shape[:-1]:
         a, w, uh = a.expand(batch + a.shape[-2:]), w.expand(batch + w.shape[-1:]), uh.expand(batch + uh.shape[-2:])
-    return _Apply.apply(a, w, uh, p.expand(batch), f)  # type: ignore[no-any-return]
+    return call(_Apply, a, w, uh, p.expand(batch), f)  # type: ignore[no-any-return]
 
 
 def sum_log(spectrum: Spectrum) -> Tensor:
     """Return the sum of the logarithms of the eigenvalues (the log-determinant), differentiable."""
-    return _SpectralSum.apply(*spectrum, "log")  # type: ignore[no-any-return]
+    return call(_SpectralSum, *spectrum, "log")  # type: ignore[no-any-return]
 
 
 def sum_log_squared(spectrum: Spectrum) -> Tensor:
     """Return the sum of the squared logarithms of the eigenvalues, differentiable."""
-    return _SpectralSum.apply(*spectrum, "log2")  # type: ignore[no-any-return]
+    return call(_SpectralSum, *spectrum, "log2")  # type: ignore[no-any-return]
 
 
 def frechet_derivative(spectrum: Spectrum, f: SpectralFunction, v: Tensor, p: Tensor | float | None = None) -> Tensor:
@@ -332,9 +335,9 @@ def frechet_derivative(spectrum: Spectrum, f: SpectralFunction, v: Tensor, p: Te
     a, w, uh = a.expand(batch + a.shape[-2:]), w.expand(batch + w.shape[-1:]), uh.expand(batch + uh.shape[-2:])
     v = v.expand(batch + v.shape[-2:])
     if p is None:
-        return _Vjp.apply(a, w, uh, None, v, f)  # type: ignore[no-any-return]
+        return call(_Vjp, a, w, uh, None, v, f)  # type: ignore[no-any-return]
     p = torch.as_tensor(p, dtype=w.dtype, device=a.device).expand(batch)
-    return _Vjp.apply(a, w, uh, p, v, f)[0]  # type: ignore[no-any-return]
+    return call(_Vjp, a, w, uh, p, v, f)[0]  # type: ignore[no-any-return]
 
 
 def logm(a: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Networks: short, readable, every norm swappable."""
 
-from manifoldnorm.models.spdnet import SPDNet, SSVEPNet
+from manifoldnorm.models.spdnet import SPDNet
+from manifoldnorm.models.ssvep import SSVEPNet
 
 __all__ = ["SPDNet", "SSVEPNet"]

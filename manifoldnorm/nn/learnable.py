@@ -28,6 +28,7 @@ def _exp(raw: Tensor, sign: Tensor) -> Tensor:
 
 
 CONSTRAINTS = {
+    "real": Constraint(torch.clone, lambda raw, sign: raw),
     "positive": Constraint(_log, _exp),
     "negative": Constraint(_log, _exp),
     "nonzero": Constraint(_log, _exp),

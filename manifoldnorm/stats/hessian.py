@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg._call import call
+
 
 class Hessian(Protocol):
     """What a manifold's Hessian must offer to the mean policies."""
@@ -47,11 +49,11 @@ class EigenHessian:
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""
-        return _Solve.apply(residual, self.vectors_h, self.kernel, self.shift, steps, backward_steps)  # type: ignore[no-any-return]
+        return call(_Solve, residual, self.vectors_h, self.kernel, self.shift, steps, backward_steps)  # type: ignore[no-any-return]
 
     def correct(self, residual: Tensor, backward_steps: int) -> Tensor:
         """Return ``residual`` with the implicit gradient."""
-        return _Solve.apply(residual, self.vectors_h, self.kernel, self.shift, 0, backward_steps)  # type: ignore[no-any-return]
+        return call(_Solve, residual, self.vectors_h, self.kernel, self.shift, 0, backward_steps)  # type: ignore[no-any-return]
 
 
 def _matvec(s: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None) -> Tensor:
@@ -114,4 +116,4 @@ class _Solve(Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         uh, k, shift = ctx.saved_tensors
         g = (g + g.mH) * 0.5
-        return _Solve.apply(g, uh, k, shift, ctx.backward_steps, ctx.backward_steps), None, None, None, None, None
+        return call(_Solve, g, uh, k, shift, ctx.backward_steps, ctx.backward_steps), None, None, None, None, None

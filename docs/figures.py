@@ -1,0 +1,77 @@
+"""Draws the geometries' pictures when the site is built: the geodesic between two covariances, as ellipses."""
+
+import math
+from pathlib import Path
+
+import torch
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+
+import manifoldnorm as mn
+
+FOLDER = Path(__file__).parent / "_figures"
+STEPS = 9
+
+
+def ends():
+    """Two elongated covariances in different directions, the second one larger."""
+
+    def covariance(angle, major, minor):
+        c, s = math.cos(angle), math.sin(angle)
+        turn = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+        return turn @ torch.diag(torch.tensor([major, minor], dtype=torch.float64)) @ turn.mT
+
+    return covariance(0.2, 1.0, 0.05), covariance(1.6, 2.0, 0.1)
+
+
+def geometries():
+    """The geometries by the name of their page."""
+    metric = torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=torch.float64)
+    return {
+        "euclidean": mn.Euclidean(2, 2),
+        "affine_invariant": mn.AffineInvariant(2),
+        "log_euclidean": mn.LogEuclidean(2),
+        "log_cholesky": mn.LogCholesky(2),
+        "bures_wasserstein": mn.BuresWasserstein(2),
+        "generalized_bures_wasserstein": mn.GeneralizedBuresWasserstein(2, metric),
+        "cholesky_right_invariant": mn.CholeskyRightInvariant(2),
+        "adaptive_log_euclidean": mn.AdaptiveLogEuclidean(2, low=0.5, high=2.0),
+        "power_deformed": mn.PowerDeformed(mn.AffineInvariant(2), 0.5),
+    }
+
+
+def draw(manifold, path):
+    """One row of ellipses (one standard deviation) from the first covariance to the second."""
+    p, q = ends()
+    times = torch.linspace(0.0, 1.0, STEPS, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(manifold.geodesic(p, q, times))
+    axes = 2 * values.clamp_min(0).sqrt()
+    angles = torch.rad2deg(torch.atan2(vectors[:, 1, 1], vectors[:, 0, 1]))
+    figure = Figure(figsize=(8, 1.6), layout="constrained")
+    plot = figure.subplots()
+    centres = [(3.0 * i, 0.0) for i in range(STEPS)]
+    ellipses = EllipseCollection(
+        axes[:, 1].numpy(),
+        axes[:, 0].numpy(),
+        angles.numpy(),
+        units="xy",
+        offsets=centres,
+        offset_transform=plot.transData,
+        facecolors=[(0.16, 0.38, 0.62, 0.25 + 0.5 * t) for t in times.tolist()],
+        edgecolors="black",
+    )
+    plot.add_collection(ellipses)
+    plot.set(xlim=(-1.8, 3.0 * STEPS - 1.2), ylim=(-1.7, 1.7), aspect="equal")
+    plot.axis("off")
+    figure.savefig(path, dpi=120)
+
+
+def draw_all(app=None):
+    """Draw every picture into docs/_figures (a handler of Sphinx' builder-inited event)."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, manifold in geometries().items():
+        draw(manifold, FOLDER / f"{name}.png")
+
+
+if __name__ == "__main__":
+    draw_all()

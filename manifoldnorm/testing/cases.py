@@ -1,0 +1,142 @@
+"""The data that laws run on: generic points and tangent vectors, never at the origin, never equal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldnorm.manifolds import Manifold
+
+COUNT = 5  # points per draw: enough to see a batch, small enough to be quick
+
+
+def mismatch(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference relative to the largest entry of ``b``; infinite for NaN or different shapes."""
+    if a.shape != b.shape:
+        return math.inf
+    if a.numel() == 0:
+        return 0.0
+    gap, size = float((a - b).abs().max()), float(b.abs().max())
+    residual = gap / size if size > 0 else gap
+    return residual if math.isfinite(residual) else math.inf
+
+
+def largest(x: Tensor) -> float:
+    """Return the largest absolute entry; infinite if one is not finite."""
+    value = float(x.abs().max()) if x.numel() else 0.0
+    return value if math.isfinite(value) else math.inf
+
+
+def pairing(a: Tensor, b: Tensor, axes: int) -> Tensor:
+    """Return the real Euclidean inner product over the last ``axes`` dimensions."""
+    product = (a.conj() * b).real if a.is_complex() else a * b
+    return product.sum(tuple(range(-axes, 0))) if axes else product
+
+
+def derivative(f: Callable[[float], Tensor], eps: float) -> Tensor:
+    """Return f'(0) by the five-point stencil, whose error is about ``eps^(4/5)``."""
+    h = eps**0.2
+    return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
+
+
+def second_derivative(f: Callable[[float], Tensor], eps: float) -> Tensor:
+    """Return f''(0) by the five-point stencil, whose error is about ``eps^(2/3)``."""
+    h = eps ** (1 / 6)
+    return (16 * (f(h) + f(-h)) - 30 * f(0.0) - (f(2 * h) + f(-2 * h))) / (12 * h * h)
+
+
+class ManifoldCase:
+    """A manifold with reproducible generic data.
+
+    Data are drawn in double precision and rounded, so that both precisions see the same points.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        The subject.
+    dtype : torch.dtype
+        Real dtype of the data, complex where the manifold is.
+    seed : int
+        Of the generator.
+    sampler : callable, optional
+        ``sampler(*batch, generator=..., dtype=...) -> points``, default ``manifold.random_point``.
+    device : optional
+        Where the data live.
+    """
+
+    def __init__(
+        self,
+        manifold: Manifold,
+        dtype: torch.dtype = torch.float64,
+        seed: int = 0,
+        sampler: Callable[..., Tensor] | None = None,
+        device: Any = None,
+    ) -> None:
+        self.manifold, self.dtype, self.seed, self.device = manifold, dtype, seed, device
+        self.generator = torch.Generator().manual_seed(seed)
+        self._sampler = sampler or manifold.random_point
+        self.axes = len(manifold.point_shape)
+        self.eps = torch.finfo(dtype).eps
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype of points in double precision."""
+        return torch.complex128 if self.manifold.is_complex else torch.float64
+
+    @property
+    def point_dtype(self) -> torch.dtype:
+        """The dtype of points."""
+        return self.dtype.to_complex() if self.manifold.is_complex else self.dtype
+
+    def cast(self, x: Tensor) -> Tensor:
+        """Return ``x`` in the case's precision and on its device."""
+        return x.to(dtype=self.point_dtype if x.is_complex() else self.dtype, device=self.device)
+
+    def noise(self, *shape: int, complex_ok: bool = True) -> Tensor:
+        """Return standard normal numbers in double precision."""
+        dtype = self.wide if complex_ok else torch.float64
+        return torch.randn(*shape, generator=self.generator, dtype=dtype)
+
+    def wide_points(self, *batch: int) -> Tensor:
+        """Return random points in double precision."""
+        return self._sampler(*batch, generator=self.generator, dtype=self.wide)
+
+    def points(self, *batch: int) -> Tensor:
+        """Return random points (*batch, *point_shape), default one batch of `COUNT`."""
+        return self.cast(self.wide_points(*(batch or (COUNT,))))
+
+    def ambient(self, p: Tensor) -> Tensor:
+        """Return an ambient array of the shape of ``p``: neither a point nor tangent."""
+        return self.cast(self.noise(*p.shape))
+
+    def tangents(self, p: Tensor, size: float = 1.0) -> Tensor:
+        """Return tangent vectors at ``p`` with entries of about ``size / sqrt(dim)``."""
+        v = self.noise(*p.shape) * (size / math.sqrt(max(self.manifold.dim, 1)))
+        return self.manifold.project_tangent(p, self.cast(v))
+
+    def wide_cloud(self, *batch: int, size: float = 0.5) -> Tensor:
+        """Return points spread by about ``size`` around one point away from the origin per trailing batch index."""
+        centre = self.wide_points(*batch[1:])
+        v = self.noise(*batch, *self.manifold.point_shape) * (size / math.sqrt(max(self.manifold.dim, 1)))
+        centre = centre.expand(v.shape)
+        return self.manifold.exp(centre, self.manifold.project_tangent(centre, v))
+
+    def cloud(self, *batch: int, size: float = 0.5) -> Tensor:
+        """Return `wide_cloud` in the case's precision."""
+        return self.cast(self.wide_cloud(*batch, size=size))
+
+    def origin(self, *batch: int) -> Tensor:
+        """Return the manifold's origin."""
+        return self.manifold.origin(*batch, dtype=self.point_dtype, device=self.device)
+
+    def spread(self, t: Tensor) -> Tensor:
+        """Return ``t`` (*batch) with the axes of a point appended."""
+        return t.reshape(t.shape + (1,) * self.axes)
+
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the real Euclidean inner product of ambient arrays."""
+        return pairing(a, b, self.axes)

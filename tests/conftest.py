@@ -1,0 +1,45 @@
+"""Settings and matrix makers for every test: one thread, fixed seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(20260729)
+
+
+def _unitary(n: int, batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.linalg.qr(torch.randn(*batch, n, n, dtype=wide))[0]
+
+
+@pytest.fixture
+def with_spectrum() -> Callable[..., Tensor]:
+    """Return a maker of randomly rotated Hermitian matrices (*batch, n, n) with given eigenvalues."""
+
+    def make(values: Sequence[float] | Tensor, *batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        w = torch.as_tensor(values, dtype=torch.float64)
+        u = _unitary(w.shape[-1], batch, dtype)
+        a = (u * w) @ u.mH
+        return ((a + a.mH) / 2).to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def spd() -> Callable[..., Tensor]:
+    """Return a maker of well-conditioned random positive-definite matrices (*batch, n, n)."""
+
+    def make(n: int, *batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        x = torch.randn(*batch, n, 2 * n, dtype=dtype)
+        return x @ x.mH / (2 * n) + 0.1 * torch.eye(n, dtype=dtype)
+
+    return make
