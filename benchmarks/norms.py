@@ -145,7 +145,9 @@ def main() -> None:
         "",
     ]
     for batch in arguments.batch:
-        lines += table(batch, arguments.n, getattr(torch, arguments.dtype), arguments.grad_through_stats, arguments.rounds)
+        lines += table(
+            batch, arguments.n, getattr(torch, arguments.dtype), arguments.grad_through_stats, arguments.rounds
+        )
         lines.append("")
     print("\n".join(lines))
     if arguments.out:

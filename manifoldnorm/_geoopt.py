@@ -23,7 +23,7 @@ def _geoopt() -> Any:
 def _adapter_class() -> Any:
     geoopt = _geoopt()
 
-    class Adapter(geoopt.Manifold):  # type: ignore[misc, name-defined]
+    class Adapter(geoopt.Manifold):  # type: ignore[name-defined]
         """A manifoldnorm geometry behind geoopt's interface: what its optimizers and parameters call."""
 
         name = "manifoldnorm"
@@ -74,7 +74,9 @@ def _adapter_class() -> Any:
 
         def origin(self, *size: Any, dtype: Any = None, device: Any = None, seed: int | None = 42) -> Any:
             batch = size[: len(size) - self.ndim]
-            return geoopt.ManifoldTensor(self.geometry.origin(*batch, dtype=dtype, device=device).clone(), manifold=self)
+            return geoopt.ManifoldTensor(
+                self.geometry.origin(*batch, dtype=dtype, device=device).clone(), manifold=self
+            )
 
         def _keep(self, value: Tensor, keepdim: bool) -> Tensor:
             return value.reshape(value.shape + (1,) * self.ndim) if keepdim else value
@@ -85,7 +87,9 @@ def _adapter_class() -> Any:
 
         def _check_vector_on_tangent(self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Any:
             gap = float((u - self.geometry.project_tangent(x, u)).abs().max()) if u.numel() else 0.0
-            return (True, None) if gap <= atol * max(1.0, float(u.abs().max())) else (False, f"off tangent by {gap:.3g}")
+            return (
+                (True, None) if gap <= atol * max(1.0, float(u.abs().max())) else (False, f"off tangent by {gap:.3g}")
+            )
 
     Adapter.__name__ = Adapter.__qualname__ = "ManifoldnormAdapter"
     return Adapter
@@ -107,26 +111,50 @@ def to_geoopt(manifold: Manifold) -> Any:
     return adapt(manifold)
 
 
-def from_geoopt(manifold: Any) -> Manifold:
-    """Return the manifold of this package for a geoopt manifold.
+# geoopt class name -> the geometry of this package, called with the sizes that geoopt leaves open
+_EQUIVALENTS: dict[str, Any] = {
+    "SymmetricPositiveDefinite:AIM": AffineInvariant,
+    "SymmetricPositiveDefinite:LEM": LogEuclidean,
+    "EuclideanStiefel": Stiefel,
+    "EuclideanStiefelExact": Stiefel,
+    "Euclidean": Euclidean,
+}
+
+
+def from_geoopt(manifold: Any, *sizes: int) -> Manifold:
+    """Return the geometry of this package for a geoopt manifold, which leaves its sizes open.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+        One made by `to_geoopt`, or geoopt's own (affine-invariant or log-Euclidean SPD, Euclidean Stiefel, Euclidean).
+    *sizes : int
+        Of the geometry here, e.g. the matrix size.
 
     Raises
     ------
     TypeError
-        If there is no equivalent; sizes that geoopt leaves open must be given by our own class.
+        If there is no equivalent, or the sizes are missing.
+
+    Examples
+    --------
+    >>> import manifoldnorm as mn
+    >>> mn.optim.from_geoopt(mn.optim.to_geoopt(mn.LogCholesky(3))) == mn.LogCholesky(3)
+    True
     """
     geometry = getattr(manifold, "geometry", None)
     if isinstance(geometry, Manifold):
         return geometry
-    raise TypeError(
-        f"from_geoopt: {type(manifold).__module__}.{type(manifold).__name__} does not fix its sizes or has no equivalent "
-        f"here. Use {AffineInvariant.__name__}(n), {LogEuclidean.__name__}(n), {Stiefel.__name__}(n, p) or "
-        f"{Euclidean.__name__}(*shape)."
-    )
+    metric = getattr(manifold, "default_metric", None)
+    name = type(manifold).__name__ + (f":{metric.value}" if metric is not None else "")
+    equivalent = _EQUIVALENTS.get(name)
+    if equivalent is None:
+        raise TypeError(f"from_geoopt: {name} has no equivalent here; known: {', '.join(sorted(_EQUIVALENTS))}.")
+    if not sizes:
+        raise TypeError(f"from_geoopt: {name} leaves its sizes open; pass them: from_geoopt(manifold, 20).")
+    return equivalent(*sizes)
 
 
 def geoopt_attribute(name: str) -> Any:
     """Return an attribute of the geoopt package."""
     return getattr(_geoopt(), name)
-
-

@@ -11,7 +11,7 @@ from torch import nn
 
 from manifoldnorm import _geoopt
 from manifoldnorm._geoopt import from_geoopt, to_geoopt
-from manifoldnorm._geoopt import manifold_parameter as ManifoldParameter  # noqa: N812
+from manifoldnorm._geoopt import manifold_parameter as ManifoldParameter
 
 _FROM_GEOOPT = {"RiemannianAdam", "RiemannianSGD"}
 
@@ -42,7 +42,8 @@ def no_decay_groups(model: nn.Module, weight_decay: float = 1e-2) -> list[dict[s
     >>> [len(group["params"]) for group in mn.optim.no_decay_groups(model)]
     [1, 3]
     """
-    decay, plain = [], []
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         last = name.rsplit(".", 1)[-1]
         exempt = last in ("log_scale", "bias") or last.startswith("raw_") or hasattr(parameter, "manifold")

@@ -124,8 +124,8 @@ def test_second_derivative(name: str, spectrum: str, with_spectrum: Callable[...
         step = mp.mpf(10) ** -20 * max(values)
         up, down = (vjp_exact(f, slope, ea + s * step * ec, eg) for s in (1, -1))
         error = relative(second, (up - down) / (2 * step))
-    # near ties the second difference is a series whose neglected term is of the order of eps^(3/4)
-    assert error < torch.finfo(torch.float64).eps ** 0.75
+    # just outside of the series, at gaps of x eps^(1/4), rounding costs 4 eps^(3/4) |f' / (x f'')|; that is 2 for sqrt
+    assert error < 8 * torch.finfo(torch.float64).eps ** 0.75
 
 
 @pytest.mark.parametrize("exponent", [0.3, -2.0])

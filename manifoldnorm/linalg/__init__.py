@@ -16,6 +16,7 @@ from manifoldnorm.linalg.cholesky import (
     inverse_lower,
     log_cholesky,
 )
+from manifoldnorm.linalg.dilation import whiten
 from manifoldnorm.linalg.kernels import apply_kernel, lyapunov
 from manifoldnorm.linalg.spectral import (
     Spectrum,
@@ -29,6 +30,7 @@ from manifoldnorm.linalg.spectral import (
     inv_sqrtm,
     logm,
     powm,
+    smallest_below,
     sqrtm,
     sqrtm_inv_sqrtm,
     sum_log,
@@ -62,10 +64,12 @@ __all__ = [
     "powm",
     "precision",
     "sample_index",
+    "smallest_below",
     "sqrtm",
     "sqrtm_inv_sqrtm",
     "sum_log",
     "sum_log_squared",
     "symmetrize",
     "weighted_apply",
+    "whiten",
 ]

@@ -10,11 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-from manifoldnorm.linalg._precision import working_dtype
+from manifoldnorm.linalg._precision import native, working_dtype
 
 _LIB = torch.library.Library("manifoldnorm", "DEF")
 _LIB.define("eigh(Tensor a, bool wide, bool positive, str name) -> (Tensor, Tensor)")
 _LIB.define("eigvalsh(Tensor a, bool wide) -> Tensor")
+_LIB.define("smallest_below(Tensor a, float limit) -> Tensor")
 _LIB.define("cholesky(Tensor a, bool wide, str name) -> Tensor")
 _LIB.define("no_derivative(Tensor g, str reason) -> Tensor")
 
@@ -34,7 +35,7 @@ def sample_index(flat: int, batch_shape: torch.Size) -> str:
 
 
 def _adjoint(a: Tensor) -> Tensor:
-    # never a lazy conjugate: under a compiled graph's runtime its dispatch key may be masked, and the bit is then ignored
+    # never a lazy conjugate: a compiled graph's runtime may mask its dispatch key, and the bit is then ignored
     return torch.conj_physical(a.mT) if a.is_complex() else a.mT
 
 
@@ -87,7 +88,7 @@ def raise_indefinite(w: Tensor, dtype: torch.dtype, name: str) -> None:
 
 def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
     """Decompose on CPU, with the retry ladder and errors that name the sample."""
-    h = _hermitian(a, wide)
+    h = _hermitian(a, wide and not native())
     try:
         w, u = torch.linalg.eigh(h)
         broken = not math.isfinite(float(w.sum()))
@@ -97,7 +98,8 @@ def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, 
         w, u = _rescue_eigh(h, name)
     if positive:
         raise_indefinite(w, a.dtype, name)
-    return w, _adjoint(u).contiguous()
+    dtype = working_dtype(a.dtype, wide)
+    return w.to(dtype.to_real()), _adjoint(u).to(dtype).contiguous()
 
 
 def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
@@ -119,20 +121,40 @@ def _eigh_fake(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor
 
 
 def _eigvalsh(a: Tensor, wide: bool) -> Tensor:
-    h = _hermitian(a, wide)
+    h = _hermitian(a, wide and not native())
     finite = _finite(h)
     eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
     w = torch.linalg.eigvalsh(torch.where(finite[..., None, None], h, eye))
-    return w.masked_fill(~finite[..., None], float("nan"))  # type: ignore[no-any-return]
+    w = w.masked_fill(~finite[..., None], float("nan"))
+    return w.to(working_dtype(a.dtype, wide).to_real())
 
 
 def _eigvalsh_fake(a: Tensor, wide: bool) -> Tensor:
     return _eigh_fake(a, wide, False, "")[0]
 
 
+def smallest_below_cpu(a: Tensor, limit: float) -> Tensor:
+    """Return min(limit, smallest eigenvalue), decomposing only matrices that a Cholesky factorisation cannot clear."""
+    h = _hermitian(a, False)
+    result = h.abs().new_full(h.shape[:-2], limit)
+    eye = torch.eye(h.shape[-1], dtype=h.dtype)
+    below = (torch.linalg.cholesky_ex(h - limit * eye)[1] > 0) & _finite(h)
+    if bool(below.any()):
+        result[below] = torch.linalg.eigvalsh(h[below])[..., 0].clamp_max(limit)
+    return result
+
+
+def _smallest_below_device(a: Tensor, limit: float) -> Tensor:
+    return _eigvalsh(a, False)[..., 0].clamp_max(limit)
+
+
+def _smallest_below_fake(a: Tensor, limit: float) -> Tensor:
+    return a.new_empty(a.shape[:-2], dtype=a.dtype.to_real())
+
+
 def cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
     """Factorise on CPU, with errors that name the sample."""
-    h = _hermitian(a, wide)
+    h = _hermitian(a, wide and not native())
     factor, info = torch.linalg.cholesky_ex(h)
     if bool(info.any()):
         finite = _finite(h)
@@ -146,12 +168,12 @@ def cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
                 f"Shrink the covariance (Covariance(shrinkage=...)) or use more samples than channels."
             )
         factor = torch.where(finite[..., None, None], factor, float("nan"))
-    return factor.contiguous()  # type: ignore[no-any-return]
+    return factor.to(working_dtype(a.dtype, wide)).contiguous()
 
 
 def _cholesky_device(a: Tensor, wide: bool, name: str) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(_hermitian(a, wide))
-    return factor.masked_fill((info != 0)[..., None, None], float("nan")).contiguous()  # type: ignore[no-any-return]
+    return factor.masked_fill((info != 0)[..., None, None], float("nan")).contiguous()
 
 
 def _cholesky_fake(a: Tensor, wide: bool, name: str) -> Tensor:
@@ -167,6 +189,8 @@ _LIB.impl("eigh", eigh_cpu, "CPU")
 _LIB.impl("eigh", _eigh_device, "CUDA")
 _LIB.impl("eigvalsh", _eigvalsh, "CPU")
 _LIB.impl("eigvalsh", _eigvalsh, "CUDA")
+_LIB.impl("smallest_below", smallest_below_cpu, "CPU")
+_LIB.impl("smallest_below", _smallest_below_device, "CUDA")
 _LIB.impl("cholesky", cholesky_cpu, "CPU")
 _LIB.impl("cholesky", _cholesky_device, "CUDA")
 _LIB.impl("no_derivative", _no_derivative, "CPU")
@@ -174,6 +198,7 @@ _LIB.impl("no_derivative", _no_derivative, "CUDA")
 torch.library.register_fake("manifoldnorm::no_derivative", lambda g, reason: torch.empty_like(g), lib=_LIB)
 torch.library.register_fake("manifoldnorm::eigh", _eigh_fake, lib=_LIB)
 torch.library.register_fake("manifoldnorm::eigvalsh", _eigvalsh_fake, lib=_LIB)
+torch.library.register_fake("manifoldnorm::smallest_below", _smallest_below_fake, lib=_LIB)
 torch.library.register_fake("manifoldnorm::cholesky", _cholesky_fake, lib=_LIB)
 
 
@@ -183,6 +208,10 @@ def _eigh_vmap(info, in_dims, a, wide, positive, name):  # type: ignore[no-untyp
 
 def _eigvalsh_vmap(info, in_dims, a, wide):  # type: ignore[no-untyped-def]
     return torch.ops.manifoldnorm.eigvalsh(a.movedim(in_dims[0], 0), wide), 0
+
+
+def _smallest_below_vmap(info, in_dims, a, limit):  # type: ignore[no-untyped-def]
+    return torch.ops.manifoldnorm.smallest_below(a.movedim(in_dims[0], 0), limit), 0
 
 
 def _cholesky_vmap(info, in_dims, a, wide, name):  # type: ignore[no-untyped-def]
@@ -196,4 +225,5 @@ def _no_derivative_vmap(info, in_dims, g, reason):  # type: ignore[no-untyped-de
 torch.library.register_vmap("manifoldnorm::eigh", _eigh_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::no_derivative", _no_derivative_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::eigvalsh", _eigvalsh_vmap, lib=_LIB)
+torch.library.register_vmap("manifoldnorm::smallest_below", _smallest_below_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::cholesky", _cholesky_vmap, lib=_LIB)

@@ -29,6 +29,7 @@ def precision(mode: str) -> Iterator[None]:
     mode : {"accurate", "native"}
         ``"accurate"`` (the default everywhere) decomposes ``float32`` and ``complex64`` input in double precision
         on CPU, where this costs nothing; ``"native"`` stays in the input's precision. Other devices are always native.
+        The choice holds for the current thread or task; a compiled function is called, not traced, inside.
 
     Raises
     ------
@@ -56,9 +57,18 @@ def real_dtype(dtype: torch.dtype) -> torch.dtype:
     return _REAL.get(dtype, dtype)
 
 
+def native() -> bool:
+    """Return whether `precision` is ``"native"`` here and now."""
+    return _native.get()
+
+
 def widens(a: Tensor) -> bool:
-    """Return whether a decomposition of ``a`` runs in double precision although ``a`` is single."""
-    return a.device.type == "cpu" and a.dtype in _WIDER and not _native.get()
+    """Return whether a decomposition of ``a`` returns double precision although ``a`` is single.
+
+    A traced graph must not hold what is true of the current call only: there the answer is the default, and the
+    operator reads the mode when it runs.
+    """
+    return a.device.type == "cpu" and a.dtype in _WIDER and (torch.compiler.is_compiling() or not native())
 
 
 def working_dtype(dtype: torch.dtype, wide: bool) -> torch.dtype:
@@ -72,7 +82,7 @@ def without_autocast(function: Callable[_Arguments, _Result]) -> Callable[_Argum
     @functools.wraps(function)
     def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         device = next((arg.device.type for arg in chain(args, kwargs.values()) if isinstance(arg, Tensor)), "cpu")
-        if not torch.is_autocast_enabled(device):
+        if device == "meta" or not torch.is_autocast_enabled(device):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)

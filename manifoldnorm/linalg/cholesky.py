@@ -24,7 +24,8 @@ def half_lower(a: Tensor) -> Tensor:
     tensor([[0.5000, 0.0000],
             [1.0000, 0.5000]])
     """
-    return a.tril(-1) + torch.diag_embed(_real(a.diagonal(dim1=-2, dim2=-1)) * 0.5).to(a.dtype)
+    mask = torch.ones(a.shape[-2:], dtype=a.dtype, device=a.device).tril_().fill_diagonal_(0.5)
+    return _real_diagonal(a * mask)
 
 
 def _real(d: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def _real(d: Tensor) -> Tensor:
 
 
 def _solve_lower(factor: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(factor, b, upper=False)  # type: ignore[no-any-return]
+    return torch.linalg.solve_triangular(factor, b, upper=False)
 
 
 def _scale_diagonal(m: Tensor, d: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def _half(like: Tensor) -> Tensor:
 
 def _wide_cholesky(a: Tensor, name: str, chart: bool = False) -> tuple[Tensor, Tensor]:
     check_matrix(a, name)
-    return call(_Cholesky, a, widens(a), name, chart)  # type: ignore[no-any-return]
+    return call(_Cholesky, a, widens(a), name, chart)
 
 
 def cholesky(a: Tensor, *, name: str = "cholesky") -> Tensor:
@@ -199,4 +200,4 @@ def exp_cholesky(y: Tensor) -> Tensor:
     tensor([[1., 0.],
             [0., 1.]])
     """
-    return call(_ExpCholesky, _real_diagonal(y))[0]  # type: ignore[no-any-return]
+    return call(_ExpCholesky, _real_diagonal(y))[0]

@@ -163,8 +163,8 @@ class InvSqrt(_Positive):
 class Power(_Positive):
     """``w^p (log w)^k``: the power and, for k = 1, 2, its derivatives in the exponent.
 
-    With ``t = log(a / b) = log1p((a - b) / b)`` the divided difference is ``(ab)^(p/2) 2 sinh(p t / 2) / (a - b)``,
-    which equals the plain quotient; both are accurate where ``|p t| = 2``, and the branch changes nothing but rounding.
+    With ``a > b`` and ``t = log(a / b) = log1p((a - b) / b)`` the divided difference of the power is
+    ``sign(p) max(a^p, b^p) (1 - e^(-|p| t)) / (a - b)``, which neither cancels nor overflows before the value does.
     """
 
     def __init__(self, logs: int = 0) -> None:
@@ -180,22 +180,18 @@ class Power(_Positive):
             raise NotImplementedError("powm: third derivatives in the exponent are not implemented.")
         low, high = _pairs(w)
         tiny = _TINY[w.dtype]
-        ratio = high.sub_(low).div_(low)
-        rise = ratio.log1p()
-        ratio.add_(tiny)
-        half_exponent = _param(p, 2) / 2
-        root = w ** (_param(p, 1) / 2)
-        power = root * root
+        gap = high - low
+        rise = (gap / low).log1p_()
+        size, power = _param(p, 2).abs(), w ** _param(p, 1)
+        top = torch.maximum(power.unsqueeze(-1), power.unsqueeze(-2))
+        share = gap.div_(high).add_(tiny)
         # the quotient first: a product of tiny with a power may underflow
-        plain = (rise * half_exponent).sinh_().add_(half_exponent * tiny).div_(ratio).div_(low)
-        plain = plain.mul_(root.unsqueeze(-1) * (2 * root).unsqueeze(-2))
-        # sinh amplifies the rounding of a large argument; there the powers differ enough to be subtracted
-        apart = (power.unsqueeze(-1) - power.unsqueeze(-2)).div_(w.unsqueeze(-1) - w.unsqueeze(-2))
-        plain = torch.where(rise > half_exponent.abs().reciprocal(), apart, plain)
+        plain = (rise * -size).expm1_().neg_().add_(size * tiny).div_(share).div_(high).mul_(top)
+        plain = plain.mul_(_param(p, 2).sign())
         if self.logs == 0:
             return plain
         log = w.log()
-        of_log = rise.add_(tiny).div_(ratio).div_(low)
+        of_log = rise.add_(tiny).div_(share).div_(high)
         means = (power.unsqueeze(-1) + power.unsqueeze(-2)) * of_log + (log.unsqueeze(-1) + log.unsqueeze(-2)) * plain
         return means / 2
 

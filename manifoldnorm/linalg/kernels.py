@@ -117,7 +117,7 @@ def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel) -> Tensor:
     ``v`` may have leading dimensions that the matrix lacks. Differentiable in both, and twice for `LYAPUNOV`.
     """
     a, w, uh = spectrum
-    return call(_Kernel, a, w, uh, v, k)  # type: ignore[no-any-return]
+    return call(_Kernel, a, w, uh, v, k)
 
 
 def lyapunov(a: Tensor, q: Tensor) -> Tensor:

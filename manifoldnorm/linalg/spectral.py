@@ -105,7 +105,7 @@ class _NoDerivative(Function):
 
 
 def _no_derivative(reason: str, result: Tensor, *sources: Tensor | None) -> Tensor:
-    return _NoDerivative.apply(reason, result, *sources, *(None,) * (5 - len(sources)))  # type: ignore[no-any-return]
+    return _NoDerivative.apply(reason, result, *sources, *(None,) * (5 - len(sources)))
 
 
 class _Apply(Function):
@@ -271,7 +271,7 @@ def weighted_apply(spectrum: Spectrum, f: SpectralFunction, weights: Tensor | No
     a, w, uh = spectrum
     if weights is None:
         weights = w.new_full(w.shape[:-1], 1.0 / max(w.shape[0], 1))
-    return call(_WeightedApply, a, w, uh, weights.to(w.dtype), f)  # type: ignore[no-any-return]
+    return call(_WeightedApply, a, w, uh, weights.to(w.dtype), f)
 
 
 def apply(spectrum: Spectrum, f: SpectralFunction, p: Tensor | float | None = None) -> Tensor:
@@ -300,22 +300,22 @@ def apply(spectrum: Spectrum, f: SpectralFunction, p: Tensor | float | None = No
     """
     a, w, uh = spectrum
     if p is None:
-        return call(_Apply, a, w, uh, None, f)  # type: ignore[no-any-return]
+        return call(_Apply, a, w, uh, None, f)
     p = torch.as_tensor(p, dtype=w.dtype, device=a.device)
     batch = torch.broadcast_shapes(p.shape, w.shape[:-1])
     if batch != w.shape[:-1]:
         a, w, uh = a.expand(batch + a.shape[-2:]), w.expand(batch + w.shape[-1:]), uh.expand(batch + uh.shape[-2:])
-    return call(_Apply, a, w, uh, p.expand(batch), f)  # type: ignore[no-any-return]
+    return call(_Apply, a, w, uh, p.expand(batch), f)
 
 
 def sum_log(spectrum: Spectrum) -> Tensor:
     """Return the sum of the logarithms of the eigenvalues (the log-determinant), differentiable."""
-    return call(_SpectralSum, *spectrum, "log")  # type: ignore[no-any-return]
+    return call(_SpectralSum, *spectrum, "log")
 
 
 def sum_log_squared(spectrum: Spectrum) -> Tensor:
     """Return the sum of the squared logarithms of the eigenvalues, differentiable."""
-    return call(_SpectralSum, *spectrum, "log2")  # type: ignore[no-any-return]
+    return call(_SpectralSum, *spectrum, "log2")
 
 
 def frechet_derivative(spectrum: Spectrum, f: SpectralFunction, v: Tensor, p: Tensor | float | None = None) -> Tensor:
@@ -335,9 +335,9 @@ def frechet_derivative(spectrum: Spectrum, f: SpectralFunction, v: Tensor, p: Te
     a, w, uh = a.expand(batch + a.shape[-2:]), w.expand(batch + w.shape[-1:]), uh.expand(batch + uh.shape[-2:])
     v = v.expand(batch + v.shape[-2:])
     if p is None:
-        return call(_Vjp, a, w, uh, None, v, f)  # type: ignore[no-any-return]
+        return call(_Vjp, a, w, uh, None, v, f)
     p = torch.as_tensor(p, dtype=w.dtype, device=a.device).expand(batch)
-    return call(_Vjp, a, w, uh, p, v, f)[0]  # type: ignore[no-any-return]
+    return call(_Vjp, a, w, uh, p, v, f)[0]
 
 
 def logm(a: Tensor) -> Tensor:
@@ -536,4 +536,21 @@ def eigvalsh(a: Tensor) -> Tensor:
     """
     check_matrix(a, "eigvalsh")
     values = torch.ops.manifoldnorm.eigvalsh(a.detach(), widens(a))
-    return values.to(real_dtype(a.dtype))  # type: ignore[no-any-return]
+    return values.to(real_dtype(a.dtype))
+
+
+def smallest_below(a: Tensor, limit: float) -> Tensor:
+    """Return the smaller of the smallest eigenvalue and a negative ``limit`` (...), without gradient.
+
+    Costs a Cholesky factorisation, and a decomposition only of the matrices that fall below the limit (on CPU).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from manifoldnorm import linalg
+    >>> linalg.smallest_below(torch.diag_embed(torch.tensor([[0.0, 1.0], [-3.0, 1.0]])), -1.0)
+    tensor([-1., -3.])
+    """
+    check_matrix(a, "smallest_below")
+    operator = _ops.smallest_below_cpu if plain(a) else torch.ops.manifoldnorm.smallest_below
+    return operator(a.detach(), limit)

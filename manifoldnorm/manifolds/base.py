@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,7 +54,8 @@ class Manifold(abc.ABC):
     is_complex = False
     has_hessian = False
     has_fixed_point = False
-    learnable: dict[str, str] = {}  # option -> its constraint ("positive", "nonzero", "negative", "spd")
+    origin_kind: str | None = None  # "identity" or "zero" where the origin is that matrix
+    learnable: ClassVar[dict[str, str]] = {}  # option -> its constraint ("positive", "nonzero", "negative", "spd")
 
     def __init__(
         self, point_shape: tuple[int, ...], dim: int, config: dict[str, Any], derived: dict[str, Any] | None = None
@@ -151,14 +152,18 @@ class Manifold(abc.ABC):
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the geodesic distance (*batch); its gradient at ``p == q`` is 0."""
-        return safe_sqrt(self.squared_dist(p, q))
+        apart = p != q
+        if self.point_shape:
+            apart = apart.flatten(-len(self.point_shape)).any(-1)
+        # between equal points rounding leaves a distance of about eps, whose gradient would be noise of size one
+        return safe_sqrt(torch.where(apart, self.squared_dist(p, q), 0.0))
 
     def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
         """Return the point at time ``t`` (broadcast over the batch) of the geodesic from ``p`` (t=0) to ``q`` (t=1)."""
         return self.exp(p, spread(t, len(self.point_shape)) * self.log(p, q))
 
     def polar(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
-        """Return the squared distance of ``x`` from the origin and the map ``t -> exp_e(t log_e x)``, from one decomposition."""
+        """Return the squared distance of ``x`` from the origin and ``t -> exp_e(t log_e x)``, sharing their work."""
         origin = self.origin(dtype=x.dtype, device=x.device)
         v = self.log(origin, x)
         return self.inner(origin, v, v), lambda t: self.exp(origin, spread(t, len(self.point_shape)) * v)
@@ -168,7 +173,7 @@ class Manifold(abc.ABC):
         return self.exp(p, v)
 
     def vector_transport(self, p: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        """Return ``v`` moved from ``p`` to ``q`` for an optimizer: transport where closed, else a tangent projection."""
+        """Return ``v`` moved from ``p`` to ``q`` for an optimizer: transport where closed, else a projection."""
         try:
             return self.transport(p, q, v)
         except NotImplementedError:
@@ -181,7 +186,11 @@ class Manifold(abc.ABC):
         return self.from_origin(p, self.project_tangent(origin, noise))
 
     def random_point(
-        self, *batch: int, generator: torch.Generator | None = None, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        *batch: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         """Return the exponential at the origin of random tangent vectors of norm about 1."""
         origin = self.origin(*batch, dtype=dtype, device=device)
@@ -285,6 +294,8 @@ class Manifold(abc.ABC):
                 f"{self}: {name}: expected shape (..., {', '.join(map(str, self.point_shape))}), got {tuple(x.shape)}."
             )
         if x.is_complex() and not self.is_complex:
-            raise TypeError(f"{self}: {name} is complex; this geometry is real. Use field='complex' where it is offered.")
+            raise TypeError(
+                f"{self}: {name} is complex; this geometry is real. Use field='complex' where it is offered."
+            )
         if not (x.is_floating_point() or x.is_complex()) or x.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(f"{self}: {name}: expected float32 or float64 (or complex), got {x.dtype}. Use x.float().")

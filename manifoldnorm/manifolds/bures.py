@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ class BuresWasserstein(ConeManifold):
         return trace_product(u, v) / 4
 
     def shoot(self, p: Tensor | None, v: Tensor) -> Tensor:
-        """Return ``(I + t S) p (I + t S)`` with ``S = S_p[from_origin(p, v)]`` and t <= 1 keeping ``I + t S`` positive."""
+        """Return ``(I + t S) p (I + t S)``, ``S = S_p[from_origin(p, v)]``, t <= 1 keeping ``I + t S`` positive."""
         eye = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
         s = v / 2 if p is None else linalg.apply_kernel(self._spectrum(p), v, kernels.BURES_FROM_IDENTITY_SOLVED)
         step = _inside(s)[..., None, None] * s + eye
@@ -139,8 +139,12 @@ class BuresWasserstein(ConeManifold):
         gram = factor.mH @ factor
         half = linalg.weighted_apply(spectrum, fn.SQRT, weights) - gram
         root = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).sqrt()
-        row, column = root.unsqueeze(-1), root.unsqueeze(-2)
-        hessian = EigenHessian(spectrum.vectors_h, 4 * row * column / (row + column), weights, -half)
+
+        def kernel() -> Tensor:
+            row, column = root.unsqueeze(-1), root.unsqueeze(-2)
+            return 4 * row * column / (row + column)
+
+        hessian = EigenHessian(spectrum.vectors_h, kernel, weights, -half)
         size = real_diagonal(gram).sum(-1)
         cost = real_diagonal(x).sum(-1).detach() - 2 * root.sum(-1).to(size.dtype)
         return MeanSystem(2 * half, hessian, stats.weighted_mean(cost, weights, 0) + size, size)
@@ -162,8 +166,8 @@ class BuresWasserstein(ConeManifold):
 @torch.no_grad()
 def _inside(s: Tensor) -> Tensor:
     """Return the largest t <= 1 for which the eigenvalues of ``I + t S`` stay above the margin."""
-    lowest = linalg.eigvalsh(s)[..., 0]
-    return (DOMAIN_MARGIN - 1) / lowest.clamp_max(DOMAIN_MARGIN - 1)
+    limit = DOMAIN_MARGIN - 1
+    return limit / linalg.smallest_below(s, limit)
 
 
 class GeneralizedBuresWasserstein(Pullback):
@@ -187,7 +191,7 @@ class GeneralizedBuresWasserstein(Pullback):
     tensor(0.7071)
     """
 
-    learnable = {"metric": "spd"}
+    learnable: ClassVar[dict[str, str]] = {"metric": "spd"}
     metric: Tensor | None
 
     def __init__(self, n: int, metric: Tensor | None = None, *, field: str = "real") -> None:
@@ -204,5 +208,3 @@ class GeneralizedBuresWasserstein(Pullback):
             return self.base.origin(*batch, dtype=dtype, device=device)
         point = self.metric.to(dtype=dtype, device=device) if dtype or device else self.metric
         return point.expand(*batch, *self.point_shape)
-
-

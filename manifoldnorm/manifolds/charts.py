@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ def real_diagonal(m: Tensor) -> Tensor:
 
 class MatrixLog(Diffeo):
     """The matrix logarithm, from positive-definite to symmetric matrices."""
+
+    image_of: ClassVar[dict[str, str]] = {"identity": "zero"}
 
     def __call__(self, p: Tensor) -> Tensor:
         """Return ``log p``."""
@@ -52,6 +56,8 @@ class MatrixPower(Diffeo):
     power : float or Tensor
         Nonzero; a tensor may carry a gradient.
     """
+
+    image_of: ClassVar[dict[str, str]] = {"identity": "identity"}
 
     def __init__(self, power: float | Tensor) -> None:
         if not isinstance(power, Tensor) and power == 0:
@@ -90,6 +96,8 @@ class MatrixPower(Diffeo):
 class LogCholeskyChart(Diffeo):
     """``strict_lower(L) + log diag(L)`` of the Cholesky factor, onto lower-triangular matrices."""
 
+    image_of: ClassVar[dict[str, str]] = {"identity": "zero"}
+
     def __call__(self, p: Tensor) -> Tensor:
         """Return the chart of ``p``."""
         return linalg.log_cholesky(p)
@@ -120,12 +128,16 @@ class LogCholeskyChart(Diffeo):
 class CholeskyInverse(Diffeo):
     """``L L^H -> L^-1 L^-H``: the inverse of the Cholesky group, its own inverse map."""
 
+    image_of: ClassVar[dict[str, str]] = {"identity": "identity"}
+
     def __call__(self, p: Tensor) -> Tensor:
         """Return the group inverse of ``p``."""
         _, inverse = linalg.inverse_cholesky(p)
         return inverse @ inverse.mH
 
-    inverse = __call__
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return the group inverse of ``y``: the map is its own inverse."""
+        return self(y)
 
     def push(self, p: Tensor, v: Tensor) -> Tensor:
         """Return ``-(Z + Z^H)``, ``Z = half(L^-1 V L^-H) L^-1 L^-H``."""
@@ -133,7 +145,9 @@ class CholeskyInverse(Diffeo):
         z = linalg.half_lower(inverse @ linalg.symmetrize(v) @ inverse.mH) @ inverse @ inverse.mH
         return -(z + z.mH)
 
-    pull = push
+    def pull(self, y: Tensor, w: Tensor) -> Tensor:
+        """Return `push`: the map is its own inverse."""
+        return self.push(y, w)
 
     def push_identity(self, v: Tensor) -> Tensor:
         """Return ``-v``."""
@@ -152,10 +166,9 @@ class Congruence(Diffeo):
     def __init__(self, metric: Tensor | None) -> None:
         self.metric = metric
 
-    @property
-    def fixes_identity(self) -> bool:
-        """Whether the metric is the identity."""
-        return self.metric is None
+    def image(self, kind: str | None) -> str | None:
+        """Return ``kind`` where the metric is the identity."""
+        return kind if self.metric is None else None
 
     def _roots(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.metric is None:
@@ -191,10 +204,12 @@ class Congruence(Diffeo):
 
 
 class TraceScaling(Diffeo):
-    """The linear isometry from the (alpha, beta) inner product ``alpha tr(VU) + beta tr(V) tr(U)`` to the Frobenius one.
+    """The linear isometry from the inner product ``alpha tr(VU) + beta tr(V) tr(U)`` to the Frobenius one.
 
     ``V -> sqrt(alpha) V + (sqrt(alpha + n beta) - sqrt(alpha)) / n tr(V) I``.
     """
+
+    image_of: ClassVar[dict[str, str]] = {"zero": "zero"}
 
     def __init__(self, alpha: float | Tensor, beta: float | Tensor) -> None:
         self.alpha, self.beta = alpha, beta
@@ -232,9 +247,11 @@ class TraceScaling(Diffeo):
 class AdaptiveLog(Diffeo):
     """A matrix logarithm whose slope in ``x = log w`` goes smoothly from ``low`` (x << 0) to ``high`` (x >> 0).
 
-    ``f(x) = m x + h (sqrt(x^2 + 1) - 1)`` with ``m = (high + low) / 2``, ``h = (high - low) / 2``: monotone, zero at the
-    identity, inverted in closed form, one function for all eigenvalues, so continuous at ties.
+    ``f(x) = m x + h (sqrt(x^2 + 1) - 1)`` with ``m = (high + low) / 2``, ``h = (high - low) / 2``: monotone, zero at
+    the identity, inverted in closed form, one function for all eigenvalues, so continuous at ties.
     """
+
+    image_of: ClassVar[dict[str, str]] = {"identity": "zero"}
 
     def __init__(self, low: float | Tensor, high: float | Tensor) -> None:
         self.low, self.high = low, high
@@ -248,15 +265,38 @@ class AdaptiveLog(Diffeo):
         spectrum = linalg.decompose(p, positive=True, name="logm")
         return m * linalg.apply(spectrum, fn.LOG) + h * linalg.apply(spectrum, fn.LOG_HYPERBOLA)
 
-    def inverse(self, y: Tensor) -> Tensor:
-        """Return ``exp f^-1(y)``, ``f^-1(y) = (m z - h sqrt(z^2 + c)) / c`` with ``z = y + h``, ``c = low * high``."""
+    def _inner(self, y: Tensor) -> tuple[linalg.Spectrum, Tensor]:
+        """Return ``z / sqrt(c)`` decomposed and ``f^-1(y) = (m z - h sqrt(z^2 + c)) / c``; z = y + h, c = low high."""
         m, h = self._coefficients()
         c = self.low * self.high
         root = c**0.5
         eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         z = y + h * eye
-        bent = linalg.apply(linalg.decompose(z / root), fn.HYPERBOLA) + eye
-        return linalg.expm((m * z - h * root * bent) / c)
+        spectrum = linalg.decompose(z / root)
+        bent = linalg.apply(spectrum, fn.HYPERBOLA) + eye
+        return spectrum, (m * z - h * root * bent) / c
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return ``exp f^-1(y)``."""
+        return linalg.expm(self._inner(y)[1])
+
+    def push(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return the Frechet derivative of the chart."""
+        m, h = self._coefficients()
+        spectrum = linalg.decompose(p, positive=True, name="logm")
+        along_log = linalg.frechet_derivative(spectrum, fn.LOG, v)
+        return m * along_log + h * linalg.frechet_derivative(spectrum, fn.LOG_HYPERBOLA, v)
+
+    def pull(self, y: Tensor, w: Tensor) -> Tensor:
+        """Return the Frechet derivative of the inverse: that of ``f^-1``, then that of the exponential."""
+        spectrum, inner = self._inner(y)
+        m, h = self._coefficients()
+        slope = (m * w - h * linalg.frechet_derivative(spectrum, fn.HYPERBOLA, w)) / (self.low * self.high)
+        return linalg.frechet_derivative(linalg.decompose(inner), fn.EXP, slope)
+
+    def pull_adjoint(self, y: Tensor, g: Tensor) -> Tensor:
+        """Return `pull`, which is self-adjoint."""
+        return self.pull(y, g)
 
     def push_identity(self, v: Tensor) -> Tensor:
         """Return ``m v``."""

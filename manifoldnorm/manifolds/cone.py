@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from manifoldnorm import linalg
 from manifoldnorm.manifolds._checks import check_finite, first_bad
+
+
+def identity(
+    n: int, is_complex: bool, batch: tuple[int, ...], dtype: torch.dtype | None = None, device: Any = None
+) -> Tensor:
+    """Return the identity matrix, expanded to ``(*batch, n, n)``."""
+    if dtype is None and is_complex:
+        dtype = torch.get_default_dtype().to_complex()
+    eye = torch.eye(n, dtype=dtype, device=device)
+    return eye.expand(*batch, n, n) if batch else eye
 
 
 class PositiveDefiniteCone:

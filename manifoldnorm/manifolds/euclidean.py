@@ -24,6 +24,8 @@ class Euclidean(Manifold, LieGroup, Gyrogroup):
     tensor(5.)
     """
 
+    origin_kind = "zero"
+
     def __init__(self, *shape: int, **config: Any) -> None:
         super().__init__(shape, math.prod(shape), {"shape": shape, **config})
 
@@ -131,9 +133,7 @@ class _MatrixSpace(Euclidean):
             dtype = torch.get_default_dtype().to_complex()
         return super().origin(*batch, dtype=dtype, device=device)
 
-    def replace(self, **changes: Any) -> Euclidean:
-        return Manifold.replace(self, **changes)
-
+    replace = Manifold.replace
     __reduce__ = Manifold.__reduce__
     __repr__ = Manifold.__repr__
 

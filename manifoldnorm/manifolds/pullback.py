@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from manifoldnorm.manifolds.base import Manifold
-from manifoldnorm.manifolds.cone import PositiveDefiniteCone
+from manifoldnorm.manifolds.cone import PositiveDefiniteCone, identity
 from manifoldnorm.stats import MeanPolicy, MeanSystem
 
 
@@ -27,10 +27,11 @@ class Diffeo:
     tensor([2., 2.])
     """
 
-    @property
-    def fixes_identity(self) -> bool:
-        """Whether the origin of a pullback by this chart is the identity matrix."""
-        return True
+    image_of: ClassVar[dict[str, str]] = {}  # what "identity" and "zero" are mapped to, where they are one of these
+
+    def image(self, kind: str | None) -> str | None:
+        """Return which of "identity" and "zero" the given one is mapped to; None for neither."""
+        return self.image_of.get(kind or "")
 
     def __call__(self, p: Tensor) -> Tensor:
         """Return the image of ``p``."""
@@ -56,7 +57,7 @@ class Diffeo:
     def pull_adjoint(self, y: Tensor, g: Tensor) -> Tensor:
         """Return the adjoint of `pull` at ``y`` applied to ``g``: how Euclidean gradients enter the image."""
         y, g = _aligned(y, g)
-        return torch.func.vjp(self.inverse, y)[1](g)[0]  # type: ignore[no-any-return]
+        return torch.func.vjp(self.inverse, y)[1](g)[0]
 
     def __matmul__(self, inner: Diffeo) -> Diffeo:
         return _Composition(self, inner)
@@ -82,9 +83,9 @@ def _aligned(p: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _directional(f: Callable[[Tensor], Tensor], p: Tensor, v: Tensor) -> Tensor:
     """Return D f(p)[v] as the derivative of the (linear) reverse-mode product: works without forward-mode rules."""
-    image, vjp = torch.func.vjp(f, p)
-    _, transposed = torch.func.vjp(lambda c: vjp(c)[0], torch.zeros_like(image))
-    return transposed(v)[0]  # type: ignore[no-any-return]
+    image, vjp = torch.func.vjp(f, p)[:2]
+    transposed = torch.func.vjp(lambda c: vjp(c)[0], torch.zeros_like(image))[1]
+    return transposed(v)[0]
 
 
 class _Composition(Diffeo):
@@ -93,9 +94,8 @@ class _Composition(Diffeo):
     def __init__(self, outer: Diffeo, inner: Diffeo) -> None:
         self.outer, self.inner = outer, inner
 
-    @property
-    def fixes_identity(self) -> bool:
-        return self.outer.fixes_identity and self.inner.fixes_identity
+    def image(self, kind: str | None) -> str | None:
+        return self.outer.image(self.inner.image(kind))
 
     def __call__(self, p: Tensor) -> Tensor:
         return self.outer(self.inner(p))
@@ -154,6 +154,7 @@ class Pullback(Manifold):
             "is_complex": base.is_complex,
             "has_hessian": base.has_hessian,
             "has_fixed_point": base.has_fixed_point,
+            "origin_kind": "identity" if base.origin_kind and chart.image("identity") == base.origin_kind else None,
         }
         Manifold.__init__(self, base.point_shape, base.dim, config, derived)
 
@@ -167,7 +168,9 @@ class Pullback(Manifold):
         return self.base
 
     def origin(self, *batch: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        """Return the preimage of the base's origin."""
+        """Return the preimage of the base's origin: the identity matrix, unless the chart moves it."""
+        if self.origin_kind == "identity":
+            return identity(self.point_shape[-1], self.is_complex, batch, dtype, device)
         return self.chart.inverse(self.base.origin(*batch, dtype=dtype, device=device))
 
     def exp(self, p: Tensor, v: Tensor) -> Tensor:
@@ -273,15 +276,11 @@ class Pullback(Manifold):
 
     # ---- bias points
 
-    @property
-    def _starts_at_identity(self) -> bool:
-        return self.chart.fixes_identity and getattr(self.base, "_starts_at_identity", True)
-
     def _base_origin(self, like: Tensor) -> Tensor:
         return self.base.origin(dtype=like.dtype, device=like.device)
 
     def _push_origin(self, v: Tensor) -> Tensor:
-        if self._starts_at_identity:
+        if self.origin_kind == "identity":
             return self.chart.push_identity(v)
         return self.chart.push(self.origin(dtype=v.dtype, device=v.device), v)
 
@@ -297,6 +296,10 @@ class Pullback(Manifold):
         """Return the inverse of `point_from_tangent`."""
         tangent = self.base.tangent_from_point(self.chart(p))
         return self.chart.pull(self._base_origin(p), tangent)
+
+    def shoot(self, p: Tensor | None, v: Tensor) -> Tensor:
+        """Return the preimage of the base's."""
+        return self.chart.inverse(self.base.shoot(None if p is None else self.chart(p), self.base_tangent(v)))
 
     def injective_fraction(self, p: Tensor, v: Tensor) -> Tensor | None:
         """Return the base's."""
@@ -342,7 +345,7 @@ class Pullback(Manifold):
 
 
 def flatten(manifold: Manifold) -> tuple[Diffeo | None, Manifold, float | Tensor]:
-    """Return (chart, base, scale) with every pullback of pullbacks composed; (None, manifold, 1) for any other manifold."""
+    """Return (chart, base, scale) with pullbacks of pullbacks composed; (None, manifold, 1) for other manifolds."""
     chart: Diffeo | None = None
     scale: float | Tensor = 1.0
     while isinstance(manifold, Pullback):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from manifoldnorm.manifolds.base import Manifold
-from manifoldnorm.manifolds.charts import AdaptiveLog, CholeskyInverse, LogCholeskyChart, MatrixLog, MatrixPower, TraceScaling
+from manifoldnorm.manifolds.charts import (
+    AdaptiveLog,
+    CholeskyInverse,
+    LogCholeskyChart,
+    MatrixLog,
+    MatrixPower,
+    TraceScaling,
+)
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
 from manifoldnorm.manifolds.pullback import Diffeo, Pullback
 from manifoldnorm.manifolds.spd import AffineInvariant, check_alpha_beta, check_field, check_size
@@ -39,7 +46,7 @@ class LogEuclidean(Pullback):
     tensor(1.4142)
     """
 
-    learnable = {"alpha": "positive"}
+    learnable: ClassVar[dict[str, str]] = {"alpha": "positive"}
 
     def __init__(self, n: int, alpha: float | Tensor = 1.0, beta: float | Tensor = 0.0, *, field: str = "real") -> None:
         check_size("LogEuclidean", n)
@@ -52,7 +59,7 @@ class LogEuclidean(Pullback):
 
 
 class LogCholesky(Pullback):
-    """Positive-definite matrices with the log-Cholesky metric: flat in ``strict_lower(L) + log diag(L)``, ``p = L L^H``.
+    """Positive-definite matrices with the log-Cholesky metric: flat in ``strict_lower(L) + log diag(L)``, p = L L^H.
 
     Needs no eigendecomposition. Depends on the order of channels, and on the units of the data.
 
@@ -113,8 +120,8 @@ class CholeskyRightInvariant(Pullback):
 class AdaptiveLogEuclidean(Pullback):
     """A log-Euclidean metric whose logarithm has learnable slopes for small and for large eigenvalues.
 
-    Flat in ``f(log p)`` for a smooth monotone ``f`` with ``f(0) = 0`` and slope ``low`` towards minus and ``high`` towards
-    plus infinity, one function for every eigenvalue. With ``low = high = 1`` it is the log-Euclidean metric.
+    Flat in ``f(log p)`` for a smooth monotone ``f`` with ``f(0) = 0`` and slope ``low`` towards minus and ``high``
+    towards plus infinity, one function for every eigenvalue. With ``low = high = 1`` it is the log-Euclidean metric.
 
     Parameters
     ----------
@@ -135,7 +142,7 @@ class AdaptiveLogEuclidean(Pullback):
     tensor(2.8284)
     """
 
-    learnable = {"low": "positive", "high": "positive"}
+    learnable: ClassVar[dict[str, str]] = {"low": "positive", "high": "positive"}
 
     def __init__(self, n: int, low: float | Tensor = 1.0, high: float | Tensor = 1.0, *, field: str = "real") -> None:
         check_size("AdaptiveLogEuclidean", n)
@@ -169,7 +176,7 @@ class PowerDeformed(Pullback):
     tensor(1.4142)
     """
 
-    learnable = {"power": "nonzero"}
+    learnable: ClassVar[dict[str, str]] = {"power": "nonzero"}
 
     def __init__(self, base: Manifold, power: float | Tensor) -> None:
         self._setup({"base": base, "power": power}, MatrixPower(power), base, 1 / (power * power))

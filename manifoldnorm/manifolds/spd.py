@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from manifoldnorm import linalg, stats
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.manifolds.base import Manifold
 from manifoldnorm.manifolds.charts import real_diagonal
-from manifoldnorm.manifolds.cone import PositiveDefiniteCone
-from manifoldnorm.manifolds.structures import Gyrogroup, LieGroup
+from manifoldnorm.manifolds.cone import PositiveDefiniteCone, identity
+from manifoldnorm.manifolds.structures import Finish, Gyrogroup, LieGroup
 from manifoldnorm.stats import EigenHessian, MeanSystem
 
 
@@ -51,12 +51,15 @@ def spd_dim(n: int, field: str) -> int:
 class ConeManifold(Manifold):
     """A metric on positive-definite matrices whose origin is the identity matrix."""
 
+    origin_kind = "identity"
+
     def origin(self, *batch: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         """Return the identity matrix, expanded to the batch."""
-        n = self.point_shape[-1]
-        if dtype is None and self.is_complex:
-            dtype = torch.get_default_dtype().to_complex()
-        return torch.eye(n, dtype=dtype, device=device).expand(*batch, n, n)
+        return identity(self.point_shape[-1], self.is_complex, batch, dtype, device)
+
+    def arithmetic_start(self, x: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the arithmetic mean: the cone is convex."""
+        return stats.weighted_mean(x, weights, 2)
 
     def project(self, x: Tensor) -> Tensor:
         """Return the Hermitian part with eigenvalues raised to ``8 n eps`` times the largest absolute one."""
@@ -116,7 +119,7 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
     """
 
     has_hessian = True
-    learnable = {"alpha": "positive"}
+    learnable: ClassVar[dict[str, str]] = {"alpha": "positive"}
     alpha: float | Tensor
     beta: float | Tensor
 
@@ -210,7 +213,17 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         """Return ``L_x^-1 y L_x^-H``."""
         return linalg.congruence(linalg.inverse_cholesky(x)[1], y)
 
+    def group_dilation(self, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+        """Whiten by the inverse Cholesky factor of the center, colour by that of the bias, with one decomposition."""
+        spectrum, power = linalg.whiten(linalg.inverse_cholesky(center)[1], x, "AffineInvariant")
+        return self._square_of(spectrum), lambda t, bias: power(t, None if bias is None else linalg.cholesky(bias))
+
     # ---- gyrogroup
+
+    def gyro_dilation(self, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+        """Whiten by the inverse root of the center, colour by the root of the bias, with one decomposition."""
+        spectrum, power = linalg.whiten(linalg.inv_sqrtm(center), x, "AffineInvariant")
+        return self._square_of(spectrum), lambda t, bias: power(t, None if bias is None else linalg.sqrtm(bias))
 
     def gyroadd(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``x^1/2 y x^1/2``."""
@@ -247,14 +260,16 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         spectrum = linalg.decompose(linalg.congruence(inverse, x), positive=True, name="AffineInvariant mean")
         residual = linalg.weighted_apply(spectrum, fn.LOG, weights)
         log = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).log()
-        gap = (log.unsqueeze(-1) - log.unsqueeze(-2)) * 0.5
-        tiny = torch.finfo(gap.dtype).tiny
-        kernel = (gap.abs() + tiny) / (gap.abs().tanh() + tiny)
         cost = self._square(log.square().sum(-1), log.sum(-1) if self._has_beta else None).detach()
         cost = stats.weighted_mean(cost, weights, 0).to(residual.real.dtype)
+
+        def kernel() -> Tensor:
+            gap = ((log.unsqueeze(-1) - log.unsqueeze(-2)) * 0.5).abs_()
+            tiny = torch.finfo(gap.dtype).tiny
+            return (gap + tiny) / gap.tanh().add_(tiny)
+
         return MeanSystem(residual, EigenHessian(spectrum.vectors_h, kernel, weights), cost, 1 + cost.sqrt())
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
         """Return ``L exp(direction) L^H``."""
         return linalg.congruence(linalg.cholesky(p), linalg.expm(direction.to(p.dtype)))
-

@@ -117,7 +117,11 @@ class Stiefel(Manifold):
         return self.project_tangent(p, torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device))
 
     def random_point(
-        self, *batch: int, generator: torch.Generator | None = None, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        *batch: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         """Return uniformly distributed points."""
         shape = batch + self.point_shape

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+
+Finish = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class _StructureMeta(abc.ABCMeta):
@@ -33,6 +36,18 @@ class LieGroup(metaclass=_StructureMeta):
         """Return ``inverse(x)`` composed with ``y``: the left translation that moves ``x`` to the identity."""
         return self.compose(self.inverse(x), y)
 
+    def group_dilation(self: Any, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+        """Return squared distances of ``quotient(center, x)`` from the identity, and ``(t, bias)`` to its translated dilation.
+
+        The second is ``compose(bias, dilated by t)``; an override may share work between the steps.
+        """
+        squared, dilate = self.polar(self.quotient(center, x))
+
+        def finish(t: Tensor, bias: Tensor | None) -> Tensor:
+            return dilate(t) if bias is None else self.compose(bias, dilate(t))
+
+        return squared, finish
+
 
 class Gyrogroup(metaclass=_StructureMeta):
     """Mix-in: gyroaddition and scaling derived from the geometry.
@@ -44,20 +59,32 @@ class Gyrogroup(metaclass=_StructureMeta):
     def gyroadd(self: Any, x: Tensor, y: Tensor) -> Tensor:
         """Return the gyrosum of ``x`` and ``y`` (broadcasting)."""
         origin = self.origin(dtype=y.dtype, device=y.device)
-        return self.exp(x, self.from_origin(x, self.log(origin, y)))  # type: ignore[no-any-return]
+        return self.exp(x, self.from_origin(x, self.log(origin, y)))
 
     def gyroneg(self: Any, x: Tensor) -> Tensor:
         """Return the gyroinverse of ``x``."""
-        return self.gyroscale(-1.0, x)  # type: ignore[no-any-return]
+        return self.gyroscale(-1.0, x)
 
     def gyrosub(self: Any, x: Tensor, y: Tensor) -> Tensor:
         """Return ``gyroneg(x) (+) y``: the left gyrotranslation that moves ``x`` to the origin."""
-        return self.gyroadd(self.gyroneg(x), y)  # type: ignore[no-any-return]
+        return self.gyroadd(self.gyroneg(x), y)
 
     def gyroscale(self: Any, t: Tensor | float, x: Tensor) -> Tensor:
         """Return ``x`` dilated by ``t`` (broadcast over the batch) about the origin."""
-        return self.polar(x)[1](t)  # type: ignore[no-any-return]
+        return self.polar(x)[1](t)
+
+    def gyro_dilation(self: Any, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+        """Return squared distances of ``gyrosub(center, x)`` from the origin, and ``(t, bias)`` to its translated dilation.
+
+        The second is ``gyroadd(bias, dilated by t)``; an override may share work between the steps.
+        """
+        squared, dilate = self.polar(self.gyrosub(center, x))
+
+        def finish(t: Tensor, bias: Tensor | None) -> Tensor:
+            return dilate(t) if bias is None else self.gyroadd(bias, dilate(t))
+
+        return squared, finish
 
     def gyration(self: Any, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         """Return ``gyr[x, y] z = -(x + y) + (x + (y + z))`` in gyroaddition."""
-        return self.gyrosub(self.gyroadd(x, y), self.gyroadd(x, self.gyroadd(y, z)))  # type: ignore[no-any-return]
+        return self.gyrosub(self.gyroadd(x, y), self.gyroadd(x, self.gyroadd(y, z)))

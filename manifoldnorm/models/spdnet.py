@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ class SPDNet(nn.Module):
         Of `ReEig`, relative to each matrix's mean eigenvalue.
     rectify_last : bool
         Whether the last block rectifies too.
+    parametrization : {"polar", "manifold"}
+        Of the `BiMap` layers: for any optimizer, or for Riemannian ones.
     device, dtype : optional
         Of the parameters.
 
@@ -55,6 +58,7 @@ class SPDNet(nn.Module):
         field: str = "real",
         threshold: float = 1e-4,
         rectify_last: bool = False,
+        parametrization: str = "polar",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -63,8 +67,8 @@ class SPDNet(nn.Module):
             raise ValueError(f"SPDNet: sizes needs an input and at least one output size, got {list(sizes)}.")
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         layers: list[nn.Module] = []
-        for position, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            layers.append(mnn.BiMap(n, m, field=field, **factory))
+        for position, (n, m) in enumerate(itertools.pairwise(sizes)):
+            layers.append(mnn.BiMap(n, m, field=field, parametrization=parametrization, **factory))
             if norm is not None:
                 layers.append(norm(m, **factory, **({"field": field} if field != "real" else {})))
             if rectify_last or position + 2 < len(sizes):
@@ -76,4 +80,4 @@ class SPDNet(nn.Module):
 
     def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
         """Map matrices (N, n, n) to scores (N, n_outputs)."""
-        return self.classifier(self.vectorize(self.features(x, domain)))  # type: ignore[no-any-return]
+        return self.classifier(self.vectorize(self.features(x, domain)))

@@ -83,9 +83,9 @@ def _mixing(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
 class SSVEPNet(nn.Module):
     """The published EEG network for visual evoked potentials: two convolutions, covariance, BiMap, norm, classifier.
 
-    Convolution over all channels, batch norm, convolution over time, batch norm, covariance, BiMap, norm, ReEig, LogEig,
-    linear. Signals enter in any unit: the batch norms remove it. The convolutions run in single precision, the
-    covariances and what follows in double.
+    Convolution over all channels, batch norm, convolution over time, batch norm, covariance, BiMap, norm, ReEig,
+    LogEig, linear. Signals enter in any unit: the batch norms remove it. The convolutions run in single precision,
+    the covariances and what follows in double.
 
     Parameters
     ----------
@@ -99,6 +99,8 @@ class SSVEPNet(nn.Module):
         Length of the temporal convolution.
     threshold : float
         Absolute threshold of ReEig and ridge of the covariance, as published.
+    parametrization : {"polar", "manifold"}
+        Of the `BiMap` layer: for any optimizer, or for Riemannian ones.
 
     References
     ----------
@@ -122,6 +124,7 @@ class SSVEPNet(nn.Module):
         features: int = 12,
         kernel: int = 36,
         threshold: float = 1e-5,
+        parametrization: str = "polar",
     ) -> None:
         super().__init__()
         self.front = FoldedConvolutions(n_channels, spatial, temporal, kernel)
@@ -129,9 +132,8 @@ class SSVEPNet(nn.Module):
         self.threshold = threshold
         double = torch.float64
         normed = [norm(features, dtype=double)] if norm is not None else []
-        self.features = mnn.Sequential(
-            mnn.BiMap(temporal, features, dtype=double), *normed, mnn.ReEig(threshold, relative=False), mnn.LogEig()
-        )
+        bimap = mnn.BiMap(temporal, features, parametrization=parametrization, dtype=double)
+        self.features = mnn.Sequential(bimap, *normed, mnn.ReEig(threshold, relative=False), mnn.LogEig())
         self.vectorize = mnn.SPDVectorize(features)
         self.classifier = nn.Linear(self.vectorize.out_features, n_outputs, dtype=double)
 
@@ -142,4 +144,4 @@ class SSVEPNet(nn.Module):
         covariance = self.covariance(signal)
         eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         features = self.features(covariance + self.threshold * eye, domain)
-        return self.classifier(self.vectorize(features))  # type: ignore[no-any-return]
+        return self.classifier(self.vectorize(features))

@@ -9,6 +9,8 @@ from manifoldnorm.nn.sequential import Sequential
 from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
 from manifoldnorm.nn.statistics import Batch
 
+from manifoldnorm.nn import published  # isort: skip  (it builds on the layers above)
+
 __all__ = [
     "Batch",
     "BiMap",
@@ -25,4 +27,5 @@ __all__ = [
     "RiemannianBatchNorm",
     "SPDVectorize",
     "Sequential",
+    "published",
 ]

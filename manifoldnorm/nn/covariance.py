@@ -97,7 +97,9 @@ class Covariance(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(shrinkage, str) and shrinkage not in _SHRINKAGES:
-            raise ValueError(f"Covariance: shrinkage must be a number or one of {sorted(_SHRINKAGES)}, got {shrinkage!r}.")
+            raise ValueError(
+                f"Covariance: shrinkage must be a number or one of {sorted(_SHRINKAGES)}, got {shrinkage!r}."
+            )
         if isinstance(shrinkage, (int, float)) and not 0 <= shrinkage <= 1:
             raise ValueError(f"Covariance: shrinkage must lie in [0, 1], got {shrinkage}.")
         for name, value in (("window", window), ("hop", hop), ("embed", embed)):

@@ -7,7 +7,8 @@ from typing import Any
 
 
 def _options_of(manifold: Any) -> set[str]:
-    return set(inspect.signature(manifold).parameters) if isinstance(manifold, type) else set()
+    own = isinstance(manifold, type) and manifold is not int  # int: the layer itself takes the size
+    return set(inspect.signature(manifold).parameters) if own else set()
 
 
 class NormFactory:

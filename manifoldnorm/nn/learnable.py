@@ -79,7 +79,9 @@ class LearnableManifold(nn.Module):
                     f"LearnableManifold: {name!r} is not learnable on {owner}; learnable: {tuple(owner.learnable)}."
                 )
             initial = _initial(owner, option).to(device=device, dtype=dtype or torch.get_default_dtype())
-            self.register_buffer(_key("sign", name), initial.sign() if kind != "spd" else torch.ones_like(initial[0, 0]))
+            self.register_buffer(
+                _key("sign", name), initial.sign() if kind != "spd" else torch.ones_like(initial[0, 0])
+            )
             self.register_parameter(_key("raw", name), nn.Parameter(CONSTRAINTS[kind].to_raw(initial)))
 
     def forward(self) -> Manifold:

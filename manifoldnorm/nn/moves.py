@@ -7,60 +7,61 @@ A move takes (manifold, mean, samples) and returns the squared distances from th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from manifoldnorm.manifolds import Gyrogroup, LieGroup, Manifold
 from manifoldnorm.manifolds.base import spread
-
-Finish = Callable[[Tensor, Tensor | None], Tensor]
-Move = Callable[[Any, Tensor, Tensor], tuple[Tensor, Finish]]
+from manifoldnorm.manifolds.structures import Finish
 
 
-def by_group(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+class Moved(NamedTuple):
+    """Squared distances from the mean, the rest of the layer, and what of a step its domain allows (None: all)."""
+
+    squared: Tensor
+    finish: Finish
+    fraction: Callable[[Tensor, Tensor | None], Tensor | None] | None = None
+
+
+Move = Callable[[Any, Tensor, Tensor], Moved]
+
+
+def by_group(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
     """Move by left translations of the group."""
-    squared, dilate = manifold.polar(manifold.quotient(mean, x))
-
-    def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
-        y = dilate(factor)
-        return y if bias is None else manifold.compose(bias, y)
-
-    return squared, finish
+    return Moved(*manifold.group_dilation(mean, x))
 
 
-def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
     """Move by left gyrotranslations."""
-    squared, dilate = manifold.polar(manifold.gyrosub(mean, x))
-
-    def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
-        y = dilate(factor)
-        return y if bias is None else manifold.gyroadd(bias, y)
-
-    return squared, finish
+    return Moved(*manifold.gyro_dilation(mean, x))
 
 
-def by_transport(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+def by_transport(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
     """Move tangent vectors by parallel transport through the origin, without leaving the tangent space in between."""
     v = manifold.to_origin(mean, manifold.log(mean, x))
     axes = len(manifold.point_shape)
 
     def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
-        return manifold.shoot(bias, spread(factor, axes) * v)  # type: ignore[no-any-return]
+        return manifold.shoot(bias, spread(factor, axes) * v)
 
-    return manifold.origin_inner(v, v), finish
+    def fraction(factor: Tensor, bias: Tensor | None) -> Tensor | None:
+        target = manifold.origin(dtype=x.dtype, device=x.device) if bias is None else bias
+        return manifold.injective_fraction(target, manifold.from_origin(target, spread(factor, axes) * v))
+
+    return Moved(manifold.origin_inner(v, v), finish, fraction)
 
 
-def by_direct_transport(manifold: Any, mean: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+def by_direct_transport(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
     """Move tangent vectors by one parallel transport from the mean to the bias."""
     v = manifold.log(mean, x)
     axes = len(manifold.point_shape)
 
     def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
         target = manifold.origin(dtype=x.dtype, device=x.device) if bias is None else bias
-        return manifold.exp(target, spread(factor, axes) * manifold.transport(mean, target, v))  # type: ignore[no-any-return]
+        return manifold.exp(target, spread(factor, axes) * manifold.transport(mean, target, v))
 
-    return manifold.inner(mean, v, v), finish
+    return Moved(manifold.inner(mean, v, v), finish)
 
 
 def transport_move(manifold: Manifold, route: str) -> Move:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
+from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn import moves
 from manifoldnorm.nn.factory import NormFactory
@@ -154,7 +155,7 @@ class ManifoldNorm(nn.Module, abc.ABC):
     @property
     def manifold(self) -> Manifold:
         """The geometry in use (of a `LearnableManifold`, at its current options)."""
-        return self._geometry() if isinstance(self._geometry, LearnableManifold) else self._geometry  # type: ignore[no-any-return]
+        return self._geometry() if isinstance(self._geometry, LearnableManifold) else self._geometry
 
     @property
     def scale(self) -> Tensor | None:
@@ -257,7 +258,8 @@ class ManifoldNorm(nn.Module, abc.ABC):
             mean = self._batch_mean(base, y, share)
         else:
             mean = self.running_mean if chart is None else chart(self.running_mean)
-        squared, finish = self._select_move(base)(base, mean, y)
+        moved = self._select_move(base)(base, mean, y)
+        squared = moved.squared
         if from_batch:
             variance = weighted_mean(squared if self.grad_through_stats else squared.detach(), share, 0) * metric_scale
         else:
@@ -265,7 +267,10 @@ class ManifoldNorm(nn.Module, abc.ABC):
         factor = (variance + self.eps).rsqrt()
         if self.affine:
             factor = factor * self.log_scale.exp()
-        out = finish(factor, self._base_bias(manifold, chart, base))
+        bias = self._base_bias(manifold, chart, base)
+        if self.check_input:
+            self._check_domain(moved, factor, bias)
+        out = moved.finish(factor, bias)
         if self.training and self.track_running_stats:
             self._track(base, chart, mean.detach(), variance.detach(), any_valid)
         # NaN + anything is NaN: marks the samples that were left out, at no cost backward
@@ -293,8 +298,9 @@ class ManifoldNorm(nn.Module, abc.ABC):
     def _track(self, base: Manifold, chart: Diffeo | None, mean: Tensor, variance: Tensor, valid: Tensor) -> None:
         """Move the running statistics towards the batch's, except where no sample was valid."""
         count = self.num_batches_tracked + valid.any()
-        weight = self.momentum if self.momentum is not None else 1.0 / count.clamp_min(1)
-        weight = (weight * valid).to(self.running_var.dtype)
+        # in the buffers' dtype throughout: a Python number times a boolean tensor is float32
+        share = valid.to(self.running_var.dtype)
+        weight = share * self.momentum if self.momentum is not None else share / count.clamp_min(1)
         old = self.running_mean if chart is None else chart(self.running_mean)
         new = base.geodesic(old, mean, weight)
         new = new if chart is None else chart.inverse(new)
@@ -314,7 +320,9 @@ class ManifoldNorm(nn.Module, abc.ABC):
         lead = x.shape[: x.ndim - len(manifold.point_shape)]
         point = ", ".join(map(str, manifold.point_shape))
         if self.channels is None and len(lead) < 1:
-            raise ValueError(f"{name}: expected (N, ..., {point}), got {tuple(x.shape)}. Add a batch dimension: x[None].")
+            raise ValueError(
+                f"{name}: expected (N, ..., {point}), got {tuple(x.shape)}. Add a batch dimension: x[None]."
+            )
         if self.channels is not None and (len(lead) < 2 or lead[-1] != self.channels):
             raise ValueError(f"{name}: expected (N, ..., {self.channels}, {point}), got {tuple(x.shape)}.")
         own = self._own()
@@ -326,11 +334,21 @@ class ManifoldNorm(nn.Module, abc.ABC):
         if self.check_input:
             manifold.check_point(x, f"{name} input")
 
+    def _check_domain(self, moved: moves.Moved, factor: Tensor, bias: Tensor | None) -> None:
+        fraction = moved.fraction(factor, bias) if moved.fraction is not None else None
+        where = first_bad(fraction < 1) if fraction is not None else None
+        if where is not None:
+            raise ValueError(
+                f"{type(self).__name__}: {where[0]} leaves the domain of the exponential map after scaling (only "
+                f"{float(fraction.flatten()[where[1]]):.3g} of its step is allowed). Use a smaller scale, "  # type: ignore[union-attr]
+                f"or check_input=False to shrink such steps."
+            )
+
     def _own(self) -> Tensor | None:
         for name in ("running_mean", "bias", "bias_on_manifold"):
             own = getattr(self, name, None)
             if own is not None:
-                return own  # type: ignore[no-any-return]
+                return own
         return None
 
     @staticmethod

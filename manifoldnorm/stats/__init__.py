@@ -1,7 +1,7 @@
 """Frechet means and variances: algorithms that take any manifold as an argument.
 
-A policy (`Exact`, `Newton`, `Karcher`, `FixedPoint`, `Midpoint`) maps a batch to its mean in a fixed number of steps without looking at
-values; `frechet_mean` iterates to a tolerance.
+A policy (`Exact`, `Newton`, `Karcher`, `FixedPoint`, `Midpoint`) maps a batch to its mean in a fixed number
+of steps without looking at values; `frechet_mean` iterates to a tolerance.
 """
 
 from manifoldnorm.stats.hessian import EigenHessian, Hessian

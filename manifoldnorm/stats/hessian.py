@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -30,8 +31,8 @@ class EigenHessian:
     ----------
     vectors_h : Tensor
         Rows are conjugated eigenvectors, (N, *groups, n, n).
-    kernel : Tensor
-        Symmetric positive weights k_i, (N, *groups, n, n).
+    kernel : callable
+        Returns the symmetric weights k_i, (N, *groups, n, n); only called if the Hessian is used.
     weights : Tensor or None
         (N, *groups), sum to one over dimension 0; None is uniform.
     shift : Tensor, optional
@@ -39,21 +40,32 @@ class EigenHessian:
     """
 
     def __init__(
-        self, vectors_h: Tensor, kernel: Tensor, weights: Tensor | None, shift: Tensor | None = None
+        self,
+        vectors_h: Tensor,
+        kernel: Callable[[], Tensor],
+        weights: Tensor | None,
+        shift: Tensor | None = None,
     ) -> None:
-        count = vectors_h.shape[0]
-        w = kernel.new_full((), 1.0 / count) if weights is None else weights.to(kernel.dtype)[..., None, None]
         self.vectors_h = vectors_h.detach()
-        self.kernel = (kernel * w).detach()
-        self.shift = None if shift is None else shift.detach()
+        self.shift = None if shift is None else shift.detach().to(vectors_h.dtype)
+        self._kernel, self._weights = kernel, weights
+
+    def _weighted_kernel(self) -> Tensor:
+        with torch.no_grad():  # as a decorator it would break a compiled graph
+            kernel = self._kernel()
+            if self._weights is None:
+                return kernel / self.vectors_h.shape[0]
+            return kernel * self._weights.detach().to(kernel.dtype)[..., None, None]
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""
-        return call(_Solve, residual, self.vectors_h, self.kernel, self.shift, steps, backward_steps)  # type: ignore[no-any-return]
+        return call(_Solve, residual, self.vectors_h, self._weighted_kernel(), self.shift, steps, backward_steps)
 
     def correct(self, residual: Tensor, backward_steps: int) -> Tensor:
         """Return ``residual`` with the implicit gradient."""
-        return call(_Solve, residual, self.vectors_h, self.kernel, self.shift, 0, backward_steps)  # type: ignore[no-any-return]
+        if not (torch.is_grad_enabled() and residual.requires_grad):
+            return residual
+        return call(_Solve, residual, self.vectors_h, self._weighted_kernel(), self.shift, 0, backward_steps)
 
 
 def _matvec(s: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None) -> Tensor:
@@ -101,9 +113,7 @@ class _Solve(Function):
     """Forward: ``steps`` of conjugate gradients (0: identity); backward: ``backward_steps`` of them on the gradient."""
 
     @staticmethod
-    def forward(
-        r: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None, steps: int, backward_steps: int
-    ) -> Tensor:
+    def forward(r: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None, steps: int, backward_steps: int) -> Tensor:
         return conjugate_gradients(r, uh, k, shift, steps).to(r.dtype) if steps else r.clone()
 
     @staticmethod

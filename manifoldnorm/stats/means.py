@@ -92,7 +92,7 @@ class Karcher(MeanPolicy):
         residual = system.residual
         if system.hessian is not None:
             residual = system.hessian.correct(residual, self.backward_steps)
-        return manifold.karcher_step(point.detach(), residual)  # type: ignore[no-any-return]
+        return manifold.karcher_step(point.detach(), residual)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class FixedPoint(Karcher):
     def check(self, manifold: Any) -> None:
         """Raise a ValueError on a manifold other than a (generalised, deformed) Bures-Wasserstein one."""
         if not manifold.has_fixed_point:
-            raise ValueError(f"FixedPoint: {manifold} has no fixed-point iteration for its mean. Use mean=Karcher(...).")
+            raise ValueError(
+                f"FixedPoint: {manifold} has no fixed-point iteration for its mean. Use mean=Karcher(...)."
+            )
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Midpoint(MeanPolicy):
             raise ValueError(f"Midpoint: {manifold} has no closed-form midpoint. Use mean=Karcher(...) or Exact().")
 
     def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor:
-        return manifold.midpoint(x, weights)  # type: ignore[no-any-return]
+        return manifold.midpoint(x, weights)
 
 
 @torch.no_grad()

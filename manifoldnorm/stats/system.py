@@ -135,7 +135,7 @@ def frechet_mean(
     x, weights = _front(x, weights, dim, len(manifold.point_shape))
     closed = manifold.closed_form_mean(x, weights)
     if closed is not None:
-        return closed  # type: ignore[no-any-return]
+        return closed
     tolerance = tol if tol is not None else 16 * torch.finfo(x.dtype).eps
     last: list[float] = [float("inf"), float("inf"), 0.0]
 
@@ -163,13 +163,18 @@ def implicit_step(
     """Take one Newton step from a constant point: at convergence its gradient is exactly the mean's."""
     system = manifold.mean_system(point.detach(), x, weights)
     if system.hessian is None:
-        return manifold.mean_step(point.detach(), system.residual)  # type: ignore[no-any-return]
+        return manifold.mean_step(point.detach(), system.residual)
     direction = system.hessian.solve(system.residual, cg_steps, backward_steps)
-    return manifold.mean_step(point.detach(), direction)  # type: ignore[no-any-return]
+    return manifold.mean_step(point.detach(), direction)
 
 
 def frechet_variance(
-    manifold: Any, x: Tensor, mean: Tensor | None = None, weights: Tensor | None = None, *, dim: int | tuple[int, ...] = 0
+    manifold: Any,
+    x: Tensor,
+    mean: Tensor | None = None,
+    weights: Tensor | None = None,
+    *,
+    dim: int | tuple[int, ...] = 0,
 ) -> Tensor:
     """Return the weighted mean of squared distances to the mean (computed if not given); no Bessel correction.
 
@@ -190,7 +195,9 @@ def _detach(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.detach()
 
 
-def _front(x: Tensor, weights: Tensor | None, dim: int | tuple[int, ...], point_ndim: int) -> tuple[Tensor, Tensor | None]:
+def _front(
+    x: Tensor, weights: Tensor | None, dim: int | tuple[int, ...], point_ndim: int
+) -> tuple[Tensor, Tensor | None]:
     """Move the averaged dimensions to one leading dimension and normalise the weights over it."""
     batch = x.ndim - point_ndim
     dims = tuple(d % batch for d in ((dim,) if isinstance(dim, int) else dim))

@@ -40,12 +40,12 @@ def masked_weights(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) ->
         raw = torch.where(valid, _spread(weights, valid.ndim - weights.ndim).to(dtype), 0.0)
     total = raw.sum(0)
     any_valid = total > 0
-    uniform = raw.new_full((), 1.0 / max(valid.shape[0], 1))
-    return torch.where(any_valid, raw / torch.where(any_valid, total, 1.0), uniform), any_valid
+    none = 1 - any_valid.to(dtype)  # where nothing is valid, uniform weights keep everything finite
+    return (raw + none) / (total + none * max(valid.shape[0], 1)), any_valid
 
 
 def weighted_mean(x: Tensor, weights: Tensor | None, point_ndim: int) -> Tensor:
-    """Return the arithmetic mean over dimension 0 of ``x`` (N, *groups, *point) with weights (N, *groups) that sum to one."""
+    """Return the mean over dimension 0 of ``x`` (N, *groups, *point) with weights (N, *groups) that sum to one."""
     if weights is None:
         return x.mean(0)
     if weights.ndim == 1:

@@ -113,17 +113,21 @@ class ManifoldCase:
         """Return an ambient array of the shape of ``p``: neither a point nor tangent."""
         return self.cast(self.noise(*p.shape))
 
-    def tangents(self, p: Tensor, size: float = 1.0) -> Tensor:
-        """Return tangent vectors at ``p`` with entries of about ``size / sqrt(dim)``."""
-        v = self.noise(*p.shape) * (size / math.sqrt(max(self.manifold.dim, 1)))
-        return self.manifold.project_tangent(p, self.cast(v))
+    def tangents(self, p: Tensor, size: float = 1.0, *, anywhere: bool = False) -> Tensor:
+        """Return tangent vectors at ``p`` of Riemannian norm ``size``, well inside the exponential's domain.
+
+        ``anywhere`` skips the latter.
+        """
+        noise = self.noise(*p.shape).to(dtype=p.dtype, device=p.device)
+        v = self.manifold.project_tangent(p, noise)
+        v = v * self.spread(size / self.manifold.norm(p, v))
+        fraction = None if anywhere else self.manifold.injective_fraction(p, 2 * v)
+        return v if fraction is None else v * self.spread(fraction)
 
     def wide_cloud(self, *batch: int, size: float = 0.5) -> Tensor:
-        """Return points spread by about ``size`` around one point away from the origin per trailing batch index."""
-        centre = self.wide_points(*batch[1:])
-        v = self.noise(*batch, *self.manifold.point_shape) * (size / math.sqrt(max(self.manifold.dim, 1)))
-        centre = centre.expand(v.shape)
-        return self.manifold.exp(centre, self.manifold.project_tangent(centre, v))
+        """Return points at distance ``size`` from a point away from the origin, one such point per trailing batch index."""
+        centre = self.wide_points(*batch[1:]).expand(*batch, *self.manifold.point_shape)
+        return self.manifold.exp(centre, self.tangents(centre, size))
 
     def cloud(self, *batch: int, size: float = 0.5) -> Tensor:
         """Return `wide_cloud` in the case's precision."""

@@ -124,7 +124,7 @@ def transport_is_parallel(case: ManifoldCase) -> float:
     p = case.points()
     m, u, v = case.manifold, case.tangents(p, 0.5), case.tangents(p, 0.5)
     change = derivative(lambda t: m.transport(p, m.exp(p, t * u), v), case.eps)
-    return mismatch(change, -_christoffel(case, p, u, v))
+    return largest(change + _christoffel(case, p, u, v)) / largest(v)
 
 
 def origin_transport_isometry(case: ManifoldCase) -> float:
@@ -157,7 +157,7 @@ def origin_transport_is_parallel(case: ManifoldCase) -> float:
     m, u, v = case.manifold, case.tangents(e, 0.5), case.tangents(e, 0.5)
     p = m.exp(e, u)
     change = derivative(lambda t: m.from_origin(m.exp(e, (1 + t) * u), v), case.eps)
-    return mismatch(change, -_christoffel(case, p, -m.log(p, e), m.from_origin(p, v)))
+    return largest(change + _christoffel(case, p, -m.log(p, e), m.from_origin(p, v))) / largest(v)
 
 
 def _christoffel(case: ManifoldCase, p: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -224,7 +224,7 @@ def tangent_projection(case: ManifoldCase) -> float:
     p = case.points()
     m, a, b = case.manifold, case.ambient(p), case.ambient(p)
     u, v = m.project_tangent(p, a), m.project_tangent(p, b)
-    random = m.random_tangent(p, case.generator)
+    random = m.random_tangent(p.cpu(), case.generator).to(p.device)
     tangent = mismatch(m.project_tangent(p, random), random)
     return max(tangent, mismatch(m.project_tangent(p, u), u), mismatch(case.inner(u, b), case.inner(a, v)))
 

@@ -4,28 +4,22 @@ Each class says what it does differently from the layer it is built on. For new 
 differ, the clean one follows the paper.
 """
 
-from manifoldnorm.nn.published.layers import (
-    CBN,
-    GBWBN,
-    BrooksBatchNorm,
-    GBWBNRResNet,
-    LieBN,
-    LieBNSPDNet,
-    LieBNSPDNN,
-    learnable_alem,
-)
-from manifoldnorm.nn.published.parts import (
-    EarlyStoppedKarcher,
+from manifoldnorm.nn.published.base import EarlyStoppedKarcher, PublishedNorm
+from manifoldnorm.nn.published.brooks import BrooksBatchNorm
+from manifoldnorm.nn.published.cbn import CBN
+from manifoldnorm.nn.published.gbwbn import GBWBN, GBWBNRResNet
+from manifoldnorm.nn.published.geometries import (
     Float32AffineInvariant,
     IndexedLogEuclidean,
     IndexWeights,
-    PublishedNorm,
     TracedLogCholesky,
 )
+from manifoldnorm.nn.published.liebn import AdaptiveLieBN, LieBN, LieBNSPDNet, LieBNSPDNN
 
 __all__ = [
     "CBN",
     "GBWBN",
+    "AdaptiveLieBN",
     "BrooksBatchNorm",
     "EarlyStoppedKarcher",
     "Float32AffineInvariant",
@@ -37,5 +31,4 @@ __all__ = [
     "LieBNSPDNet",
     "PublishedNorm",
     "TracedLogCholesky",
-    "learnable_alem",
 ]

@@ -1,0 +1,85 @@
+"""The norms to compare, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+import manifoldnorm as mn
+
+Factory = Callable[..., nn.Module]
+
+
+class Choice(NamedTuple):
+    """A row of the comparison: how it is called, how a layer is built from its size, and for which fields."""
+
+    label: str
+    factory: Factory | None
+    complex_input: bool = True
+
+
+def learned(norm: type[nn.Module], manifold: Callable[[int], mn.manifolds.Manifold], *names: str) -> Factory:
+    """Return ``n -> norm(manifold(n))`` with learnable options of the manifold."""
+
+    def build(n: int, **options: Any) -> nn.Module:
+        return norm(mn.nn.LearnableManifold(manifold(n), names, dtype=options.get("dtype")), **options)
+
+    return build
+
+
+def bures_wasserstein(n: int, *, field: str = "real", **options: Any) -> nn.Module:
+    """Return the Bures-Wasserstein norm, its metric learned for real matrices."""
+    if field == "real":
+        return mn.nn.BuresWassersteinBatchNorm(n, **options)
+    return mn.nn.BuresWassersteinBatchNorm(mn.BuresWasserstein(n, field=field), **options)
+
+
+_Lie, _Riemannian = mn.nn.LieBatchNorm, mn.nn.RiemannianBatchNorm
+NORMS = {
+    "none": Choice("no norm", None),
+    "rbn-aim": Choice("Riemannian = gyro, affine-invariant", _Riemannian.of(mn.AffineInvariant)),
+    "lie-aim": Choice("Lie, affine-invariant", _Lie.of(mn.AffineInvariant)),
+    "lie-lem": Choice("Lie = Riemannian = gyro, log-Euclidean", _Lie.of(mn.LogEuclidean)),
+    "alem": Choice(
+        "Lie = Riemannian = gyro, adaptive log-Euclidean, learned",
+        learned(_Lie, mn.AdaptiveLogEuclidean, "low", "high"),
+        complex_input=False,
+    ),
+    "lie-lcm": Choice("Lie = Riemannian = gyro, log-Cholesky", _Lie.of(mn.LogCholesky)),
+    "lie-lcm-half": Choice(
+        "Lie = Riemannian = gyro, log-Cholesky of square roots", _Lie.of(mn.PowerDeformed.of(mn.LogCholesky, 0.5))
+    ),
+    "lie-crim": Choice("Lie, Cholesky right-invariant", _Lie.of(mn.CholeskyRightInvariant), complex_input=False),
+    "bw": Choice("Riemannian, Bures-Wasserstein, metric learned", bures_wasserstein),
+}
+
+# Transport through the origin and gyroaddition are the same move; on flat geometries so is the group's product.
+SAME = {
+    "gyro-aim": "rbn-aim",
+    **{f"{move}-{flat}": f"lie-{flat}" for move in ("rbn", "gyro") for flat in ("lem", "lcm", "lcm-half")},
+}
+MERGED = (
+    "Riemannian batch norm through the origin and gyro batch norm are the same map wherever both exist, and on flat "
+    "geometries so is Lie batch norm: such norms share a row."
+)
+
+
+def resolve(names: str) -> list[str]:
+    """Return the norms that ``all`` or a comma-separated list means, each once, merged ones under one name."""
+    if names == "all":
+        return list(NORMS)
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in asked if name not in NORMS and name not in SAME]
+    if unknown or not asked:
+        raise ValueError(
+            f"unknown norm {', '.join(unknown) or names!r}; choose all or from {', '.join([*NORMS, *SAME])}"
+        )
+    return list(dict.fromkeys(SAME.get(name, name) for name in asked))
+
+
+def for_field(names: Sequence[str], is_complex: bool) -> tuple[list[str], list[str]]:
+    """Split norms into those that take matrices of this field and those that do not."""
+    fits = [name for name in names if NORMS[name].complex_input or not is_complex]
+    return fits, [name for name in names if name not in fits]
