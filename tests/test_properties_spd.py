@@ -136,7 +136,6 @@ MOMENTS: list[tuple[type[ManifoldNorm], Manifold]] = [
     (LieBatchNorm, PowerDeformed(AIM, 0.5)),
     (LieBatchNorm, CRIM),
     (LieBatchNorm, mn.AdaptiveLogEuclidean(N, 0.7, 1.4)),
-    (RiemannianBatchNorm, BW),
     (RiemannianBatchNorm, PowerDeformed(BW, 0.5)),
 ]
 
@@ -149,12 +148,35 @@ def test_moments_of_the_output(
     check_moments(kind(manifold, mean=Exact(), momentum=1.0, dtype=F64), batch(), scale)
 
 
+def generalised(power: float) -> Manifold:
+    manifold = mn.GeneralizedBuresWasserstein(N, bias_point())
+    return manifold if power == 1 else PowerDeformed(manifold, power)
+
+
 @pytest.mark.parametrize("power", [1.0, 0.5, -0.5])
-def test_moments_of_generalised_bures_wasserstein(batch: Callable[..., Tensor], power: float) -> None:
-    metric = bias_point()
-    manifold: Manifold = mn.GeneralizedBuresWasserstein(N, metric)
-    manifold = manifold if power == 1 else PowerDeformed(manifold, power)
-    check_moments(BuresWassersteinBatchNorm(manifold, mean=Exact(), momentum=1.0, dtype=F64), batch(), 0.5)
+def test_moments_of_bures_wasserstein_inside_its_domain(batch: Callable[..., Tensor], power: float) -> None:
+    for manifold in (PowerDeformed(BW, power), generalised(power)):
+        check_moments(BuresWassersteinBatchNorm(manifold, mean=Exact(), momentum=1.0, dtype=F64), batch(), 0.4)
+
+
+def test_bures_wasserstein_outside_its_domain_stays_a_contraction(batch: Callable[..., Tensor]) -> None:
+    """Steps that would leave the cone are shortened: positive definite, and no more spread than asked for."""
+    layer = BuresWassersteinBatchNorm(BW, mean=Exact(), dtype=F64)
+    w = bias_point()
+    layer.bias_point, layer.scale = w, 4.0
+    out = layer(batch(0.7)).detach()
+    assert float(linalg.eigvalsh(out).min()) > 0
+    assert float(BW.squared_dist(w, out).mean()) < 0.99 * 16
+
+
+def test_published_bures_wasserstein_misses_its_variance(batch: Callable[..., Tensor]) -> None:
+    """Its variance is about the identity and before centring, so that of the output is far below the scale's square."""
+    layer = published.GBWBN(BW, mean=Exact(), dtype=F64)
+    w = bias_point()
+    layer.bias_point, layer.scale = w, 0.4
+    out = layer(batch()).detach()
+    assert float(BW.dist(BW.frechet_mean(out), w)) < 1e-10
+    assert float(BW.squared_dist(w, out).mean()) < 0.75 * 0.4**2
 
 
 def check_moments(layer: ManifoldNorm, x: Tensor, scale: float) -> None:

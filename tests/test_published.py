@@ -49,6 +49,17 @@ def test_trains_in_a_network_and_resumes(factory: NormFactory, spd: Callable[...
     assert torch.equal(copy.deepcopy(net)(x), net(x))
 
 
+@pytest.mark.parametrize(
+    "norm", [published.LieBN(mn.LogEuclidean(4), dtype=F64), published.AdaptiveLieBN(4, dtype=F64)]
+)
+def test_followed_by_a_logarithm(norm: published.PublishedNorm, spd: Callable[..., Tensor]) -> None:
+    x = spd(4, 8)
+    norm.bias_point = spd(4)
+    norm.eval()  # two forwards with the same statistics
+    fused = mn.nn.Sequential(norm, mn.nn.LogEig())(x)
+    torch.testing.assert_close(fused, mn.linalg.logm(norm(x)), rtol=1e-11, atol=1e-11)
+
+
 def test_copies_of_learned_index_weights_are_independent(spd: Callable[..., Tensor]) -> None:
     layer = published.AdaptiveLieBN(4, dtype=F64)
     other = copy.deepcopy(layer)
@@ -138,5 +149,16 @@ def test_right_invariant_mean_of_the_code_is_not_right_invariant(spd: Callable[.
     code = published.EarlyStoppedKarcher(tolerance=0.0, chart=CholeskyInverse())
     for policy, equivariant in ((code, False), (mn.stats.Karcher(1), True)):
         layer = mn.nn.LieBatchNorm(manifold, mean=policy, dtype=F64)
-        error = float((layer(moved) - layer(x)).abs().max())
+        error = (layer(moved) - layer(x)).abs().max().item()
         assert error < 1e-11 if equivariant else error > 1e-3
+
+
+def test_differentials_of_index_weights(spd: Callable[..., Tensor]) -> None:
+    chart = published.IndexWeights(torch.tensor([0.8, 1.0, 1.2, 1.5], dtype=F64))
+    s, v, w = (torch.randn(3, 4, 4, dtype=F64) for _ in range(3))
+    s, v, w = s + s.mT, v + v.mT, w + w.mT
+    h = 1e-5
+    for map_, differential in ((chart, chart.push), (chart.inverse, chart.pull)):
+        expected = (map_(s + h * v) - map_(s - h * v)) / (2 * h)
+        torch.testing.assert_close(differential(s, v), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close((chart.pull(s, v) * w).sum(), (chart.pull_adjoint(s, w) * v).sum())

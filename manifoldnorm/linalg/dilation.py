@@ -34,26 +34,26 @@ class _Dilate(Function):
 
     @staticmethod
     @without_autocast
-    def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> Tensor:
+    def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor]:
         power = fn.POWER.value(_clamped(x, w, fn.POWER), t)
-        rows = uh if k is None else uh @ k.to(uh.dtype).mH
-        return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype)
+        rows = uh.clone() if k is None else uh @ k.to(uh.dtype).mH
+        return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype), rows
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
     @without_autocast
-    def backward(ctx: Any, g: Tensor) -> Any:
-        x, a, w, uh, t, k = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor, _: Any) -> Any:
+        x, a, w, uh, t, k, rows = ctx.saved_tensors
         needs_x, needs_a, _, _, needs_t, needs_k = ctx.needs_input_grad
 
         def done(result: Tensor) -> Tensor:
             return _no_derivative(HIGHER_ORDER, result, x, a, g, t, k) if torch.is_grad_enabled() else result
 
         w = _clamped(x, w, fn.POWER)
-        rows = uh if k is None else uh @ k.to(uh.dtype).mH
         half = rows @ symmetrize(g.to(uh.dtype))
         inner = half @ rows.mH
         grad_t = grad_k = grad_x = grad_a = None
@@ -66,7 +66,7 @@ class _Dilate(Function):
             inner = inner * fn.POWER.divided(w, t)
         if needs_x:
             rows = uh @ a.to(uh.dtype)
-            grad_x = done(symmetrize(rows.mH @ inner @ rows).to(x.dtype))
+            grad_x = done((rows.mH @ inner @ rows).to(x.dtype))
         if needs_a:
             moved = uh.mH @ inner @ uh
             grad_a = done(2 * _total(moved.mH, a.to(uh.dtype) @ x.to(uh.dtype), a.ndim - 2)).to(a.dtype)
@@ -100,6 +100,6 @@ def whiten(a: Tensor, x: Tensor, name: str) -> tuple[Spectrum, Callable[[Tensor,
     def power(t: Tensor | float, k: Tensor | None) -> Tensor:
         exponent = torch.as_tensor(t, device=x.device).to(spectrum.values.dtype)
         exponent = exponent.expand(spectrum.values.shape[:-1])
-        return call(_Dilate, x, a, spectrum.values, spectrum.vectors_h, exponent, k)
+        return call(_Dilate, x, a, spectrum.values, spectrum.vectors_h, exponent, k)[0]
 
     return spectrum, power

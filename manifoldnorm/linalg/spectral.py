@@ -143,7 +143,7 @@ class _Vjp(Function):
     def forward(a: Tensor, w: Tensor, uh: Tensor, p: Tensor | None, g: Tensor, f: SpectralFunction) -> Any:
         w = _clamped(a, w, f)
         gh = _to_basis(uh, symmetrize(g.to(uh.dtype)))
-        grad_a = _from_basis(uh, f.divided(w, p) * gh).to(a.dtype)
+        grad_a = _from_basis(uh, gh * f.divided(w, p)).to(a.dtype)
         if p is None:
             return grad_a
         assert f.parameter is not None

@@ -46,12 +46,12 @@ class Newton(MeanPolicy):
     --------
     >>> import manifoldnorm as mn
     >>> mn.stats.Newton(steps=2)
-    Newton(steps=2, cg_steps=4, backward_steps=6)
+    Newton(steps=2, cg_steps=3, backward_steps=3)
     """
 
     steps: int = 1
-    cg_steps: int = 4
-    backward_steps: int = 6
+    cg_steps: int = 3
+    backward_steps: int = 3
 
     def check(self, manifold: Any) -> None:
         """Raise a ValueError if the manifold has no Hessian of the squared distance."""
@@ -76,11 +76,11 @@ class Karcher(MeanPolicy):
     --------
     >>> import manifoldnorm as mn
     >>> mn.stats.Karcher()
-    Karcher(steps=1, backward_steps=6)
+    Karcher(steps=1, backward_steps=3)
     """
 
     steps: int = 1
-    backward_steps: int = 6
+    backward_steps: int = 3
 
     def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor:
         with torch.no_grad():

@@ -121,13 +121,14 @@ class ManifoldCase:
         noise = self.noise(*p.shape).to(dtype=p.dtype, device=p.device)
         v = self.manifold.project_tangent(p, noise)
         v = v * self.spread(size / self.manifold.norm(p, v))
-        fraction = None if anywhere else self.manifold.injective_fraction(p, 2 * v)
+        fraction = None if anywhere else self.manifold.injective_fraction(p, 3 * v)
         return v if fraction is None else v * self.spread(fraction)
 
     def wide_cloud(self, *batch: int, size: float = 0.5) -> Tensor:
-        """Return points at distance ``size`` from a point away from the origin, one such point per trailing batch index."""
+        """Return points 0.5 to 1.5 ``size`` from a point away from the origin, one such point per trailing batch index."""
         centre = self.wide_points(*batch[1:]).expand(*batch, *self.manifold.point_shape)
-        return self.manifold.exp(centre, self.tangents(centre, size))
+        radius = 0.5 + torch.rand(*batch, generator=self.generator, dtype=torch.float64)
+        return self.manifold.exp(centre, self.spread(radius) * self.tangents(centre, size))
 
     def cloud(self, *batch: int, size: float = 0.5) -> Tensor:
         """Return `wide_cloud` in the case's precision."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifoldnorm.manifolds import Diffeo, Manifold, TraceScaling, flatten
+from manifoldnorm.manifolds import AffineInvariant, Diffeo, Manifold, TraceScaling, flatten
 from manifoldnorm.nn.moves import Move, Moved
 from manifoldnorm.nn.norm import ManifoldNorm
 from manifoldnorm.nn.published.geometries import last_chart
@@ -64,7 +64,23 @@ class PublishedNorm(ManifoldNorm):
 
     Quirks: the running mean is kept in the chart of a pullback metric (in which a learnable chart moves it) and starts
     at the identity matrix there, even where the origin of the chart is 0; the scale ``signed_scale`` may be negative
-    and is its own parameter; statistics are detached; the bias is a point of the manifold.
+    and is its own parameter; statistics are detached; the bias is a point, which optimizers move in the
+    affine-invariant metric whatever the layer's.
+
+    Parameters
+    ----------
+    manifold : Manifold or LearnableManifold
+        The geometry.
+    **options
+        Of the layer; ``grad_through_stats`` and ``bias`` default to the published ones.
+
+    Examples
+    --------
+    >>> import manifoldnorm as mn
+    >>> layer = mn.nn.published.LieBNSPDNet(mn.LogEuclidean(2))
+    >>> layer.scale = -1.0
+    >>> layer.signed_scale.item()
+    -1.0
     """
 
     def __init__(self, manifold: Any, **options: Any) -> None:
@@ -73,6 +89,12 @@ class PublishedNorm(ManifoldNorm):
             self.signed_scale = nn.Parameter(torch.ones_like(self.log_scale))
             del self.log_scale
             self.affine = False  # for the base class: the scale enters with the move
+        if self.bias_kind == "manifold":
+            from manifoldnorm._geoopt import manifold_parameter
+
+            field = "complex" if self.manifold.is_complex else "real"
+            metric = AffineInvariant(self.manifold.point_shape[-1], field=field)
+            self.bias_on_manifold = manifold_parameter(self.bias_on_manifold.detach(), metric)
         self.reset_running_stats()
 
     @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -90,6 +92,9 @@ class _Slot(SpectralFunction):
         # the limit on ties if all weights are equal; otherwise there is none
         return torch.where(gap == 0, half.unsqueeze(-1) + half.unsqueeze(-2), rise / torch.where(gap == 0, 1.0, gap))
 
+    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("IndexWeights: only first derivatives are implemented.")
+
 
 class IndexWeights(Diffeo):
     """Multiply the eigenvalues of symmetric matrices by weights that go by index: forward largest first.
@@ -100,6 +105,13 @@ class IndexWeights(Diffeo):
     ----------
     weights : Tensor
         (n,), nonzero; may carry a gradient.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> chart = mn.nn.published.IndexWeights(torch.tensor([2.0, 1.0]))
+    >>> chart(torch.diag(torch.tensor([3.0, 5.0]))).diagonal()
+    tensor([ 3., 10.])
     """
 
     def __init__(self, weights: Tensor) -> None:
@@ -113,11 +125,29 @@ class IndexWeights(Diffeo):
         """Return the matrix with the smallest eigenvalue divided by the first weight, and so on."""
         return _by_index(y, 1 / self.weights)
 
+    def push(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return the differential of the forward map."""
+        return _differential(p, self.weights.flip(0), v)
+
+    def pull(self, y: Tensor, w: Tensor) -> Tensor:
+        """Return the differential of `inverse`."""
+        return _differential(y, 1 / self.weights, w)
+
+    def pull_adjoint(self, y: Tensor, g: Tensor) -> Tensor:
+        """Return `pull`, which is self-adjoint."""
+        return self.pull(y, g)
+
 
 def _by_index(s: Tensor, weights: Tensor) -> Tensor:
     spectrum = linalg.decompose(s)
-    terms = [linalg.apply(spectrum, _Slot(k), weights[k]) for k in range(s.shape[-1])]
-    return torch.stack(terms).sum(0)
+    return torch.stack([linalg.apply(spectrum, _Slot(k), weights[k]) for k in range(s.shape[-1])]).sum(0)
+
+
+def _differential(s: Tensor, weights: Tensor, v: Tensor) -> Tensor:
+    spectrum = linalg.decompose(s)
+    return torch.stack([linalg.frechet_derivative(spectrum, _Slot(k), v, weights[k]) for k in range(s.shape[-1])]).sum(
+        0
+    )
 
 
 class IndexedLogEuclidean(Pullback):

@@ -140,8 +140,8 @@ class AdaptiveLieBN(LieBN):
     Examples
     --------
     >>> import manifoldnorm as mn
-    >>> mn.nn.published.AdaptiveLieBN(2).weights
-    tensor([1., 1.], grad_fn=<CloneBackward0>)
+    >>> mn.nn.published.AdaptiveLieBN(2).weights.tolist()
+    [1.0, 1.0]
     """
 
     def __init__(self, n: int, *, device: Any = None, dtype: torch.dtype | None = None, **options: Any) -> None:
@@ -156,7 +156,7 @@ class AdaptiveLieBN(LieBN):
     @property
     def weights(self) -> Tensor:
         """The weights (n,); may be assigned."""
-        return self.manifold.weights  # type: ignore[attr-defined, no-any-return]
+        return self.manifold.weights  # type: ignore[attr-defined]
 
     @weights.setter
     def weights(self, value: Tensor) -> None:
