@@ -74,7 +74,7 @@ def resolve(names: str) -> list[str]:
     unknown = [name for name in asked if name not in NORMS and name not in SAME]
     if unknown or not asked:
         raise ValueError(
-            f"unknown norm {', '.join(unknown) or names!r}; choose all or from {', '.join([*NORMS, *SAME])}"
+            f"unknown norm {', '.join(map(repr, unknown)) or repr(names)}; choose all or from {', '.join([*NORMS, *SAME])}"
         )
     return list(dict.fromkeys(SAME.get(name, name) for name in asked))
 

@@ -121,6 +121,10 @@ class Training:
     def restore(self, state: State) -> None:
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for index, entry in state["optimizer"]["state"].items():
+            if isinstance(entry.get("step"), int):  # torch loads geoopt's count as a float32, which rounds differently
+                self.optimizer.state[parameters[index]]["step"] = entry["step"]
         self.order.set_state(state["order"])
         torch.set_rng_state(state["random"])
         self.history, self.best = state["history"], state["best"]

@@ -17,26 +17,23 @@ from manifoldnorm.linalg.cholesky import (
     log_cholesky,
 )
 from manifoldnorm.linalg.dilation import whiten
+from manifoldnorm.linalg.eigen import eigh, eigvalsh, smallest_below
 from manifoldnorm.linalg.kernels import apply_kernel, lyapunov
 from manifoldnorm.linalg.spectral import (
-    Spectrum,
     apply,
     clamp_eig,
-    decompose,
-    eigh,
-    eigvalsh,
     expm,
     frechet_derivative,
     inv_sqrtm,
     logm,
     powm,
-    smallest_below,
     sqrtm,
     sqrtm_inv_sqrtm,
     sum_log,
     sum_log_squared,
     weighted_apply,
 )
+from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
 __all__ = [
     "INDEFINITE_TOL",

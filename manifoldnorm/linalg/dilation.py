@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._basis import HIGHER_ORDER, clamped, diagonal, no_derivative
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import congruence, symmetrize, without_autocast
-from manifoldnorm.linalg.spectral import HIGHER_ORDER, Spectrum, _clamped, _diagonal, _no_derivative, decompose
+from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
 
 def _total(left: Tensor, right: Tensor, groups: int) -> Tensor:
@@ -35,7 +36,7 @@ class _Dilate(Function):
     @staticmethod
     @without_autocast
     def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor]:
-        power = fn.POWER.value(_clamped(x, w, fn.POWER), t)
+        power = fn.POWER.value(clamped(x, w, fn.POWER), t)
         rows = uh.clone() if k is None else uh @ k.to(uh.dtype).mH
         return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype), rows
 
@@ -51,14 +52,14 @@ class _Dilate(Function):
         needs_x, needs_a, _, _, needs_t, needs_k = ctx.needs_input_grad
 
         def done(result: Tensor) -> Tensor:
-            return _no_derivative(HIGHER_ORDER, result, x, a, g, t, k) if torch.is_grad_enabled() else result
+            return no_derivative(HIGHER_ORDER, result, x, a, g, t, k) if torch.is_grad_enabled() else result
 
-        w = _clamped(x, w, fn.POWER)
+        w = clamped(x, w, fn.POWER)
         half = rows @ symmetrize(g.to(uh.dtype))
         inner = half @ rows.mH
         grad_t = grad_k = grad_x = grad_a = None
         if needs_t:
-            grad_t = done((_diagonal(inner) * fn.POWER_LOG.value(w, t)).sum(-1))
+            grad_t = done((diagonal(inner) * fn.POWER_LOG.value(w, t)).sum(-1))
         if needs_k and k is not None:
             weighted = half * fn.POWER.value(w, t).unsqueeze(-1)
             grad_k = done(2 * _total(weighted, uh, k.ndim - 2)).to(k.dtype)

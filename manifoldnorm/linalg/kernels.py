@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._basis import HIGHER_ORDER, from_basis, to_basis
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import symmetrize, without_autocast
-from manifoldnorm.linalg.spectral import HIGHER_ORDER, Spectrum, _from_basis, _to_basis, decompose
+from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
 
 class SumKernel:
@@ -57,7 +58,7 @@ class _Kernel(Function):
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         kernel = k.value(w.unsqueeze(-1) + w.unsqueeze(-2))
-        return _from_basis(uh, kernel * _to_basis(uh, symmetrize(v.to(uh.dtype)))).to(v.dtype)
+        return from_basis(uh, kernel * to_basis(uh, symmetrize(v.to(uh.dtype)))).to(v.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -89,7 +90,7 @@ class _KernelGrad(Function):
     @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
-        gh, vh = (_to_basis(uh, symmetrize(t.to(uh.dtype))) for t in (g, v))
+        gh, vh = (to_basis(uh, symmetrize(t.to(uh.dtype))) for t in (g, v))
         batch = vh.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
         total = w.unsqueeze(-1) + w.unsqueeze(-2)
         kernel = k.divided(total.unsqueeze(-2), total.unsqueeze(-3))  # [i, l, j]
@@ -99,7 +100,7 @@ class _KernelGrad(Function):
         else:
             product = torch.einsum("...ij,...jl->...ilj", gh, vh)
         m = (kernel * product).sum(-1)
-        grad = symmetrize(_from_basis(uh, m)) * 2
+        grad = symmetrize(from_basis(uh, m)) * 2
         return grad.to(a.dtype)
 
     @staticmethod

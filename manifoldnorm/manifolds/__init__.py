@@ -11,8 +11,9 @@ from manifoldnorm.manifolds.charts import (
     MatrixPower,
     TraceScaling,
 )
+from manifoldnorm.manifolds.diffeo import Diffeo
 from manifoldnorm.manifolds.euclidean import Euclidean, SymmetricMatrices, TriangularMatrices
-from manifoldnorm.manifolds.pullback import Diffeo, Pullback, flatten
+from manifoldnorm.manifolds.pullback import Pullback, flatten
 from manifoldnorm.manifolds.pullbacks_spd import (
     AdaptiveLogEuclidean,
     CholeskyRightInvariant,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manifoldnorm import linalg
 from manifoldnorm.linalg import functions as fn
-from manifoldnorm.manifolds.pullback import Diffeo
+from manifoldnorm.manifolds.diffeo import Diffeo
 
 
 def real_diagonal(m: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from manifoldnorm.manifolds.charts import (
     MatrixPower,
     TraceScaling,
 )
+from manifoldnorm.manifolds.diffeo import Diffeo
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
-from manifoldnorm.manifolds.pullback import Diffeo, Pullback
+from manifoldnorm.manifolds.pullback import Pullback
 from manifoldnorm.manifolds.spd import AffineInvariant, check_alpha_beta, check_field, check_size
 
 

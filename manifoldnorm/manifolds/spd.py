@@ -34,12 +34,13 @@ def check_field(name: str, field: str, *, complex_ok: bool = True) -> None:
 
 
 def check_alpha_beta(name: str, n: int, alpha: float | Tensor, beta: float | Tensor) -> None:
-    """Raise unless ``alpha tr(VU) + beta tr(V) tr(U)`` is positive definite (learnable values are so by construction)."""
+    """Raise unless ``alpha tr(VU) + beta tr(V) tr(U)`` is positive definite (learned values are by construction)."""
     if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
         return
     if alpha <= 0 or alpha + n * beta <= 0:
         raise ValueError(
-            f"{name}: alpha={alpha}, beta={beta} is no inner product: it needs alpha > 0 and beta > -alpha / n = {-alpha / n:.4g}."
+            f"{name}: alpha={alpha}, beta={beta} is no inner product: it needs alpha > 0 and "
+            f"beta > -alpha / n = {-alpha / n:.4g}."
         )
 
 
@@ -255,7 +256,7 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         return self.geodesic(arithmetic, harmonic, 0.5)
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
-        """Return the system in coordinates ``L^-1 v L^-H``: a Hessian kernel ``d / tanh d``, ``d = (l_i - l_j) / 2``."""
+        """Return the system in coordinates ``L^-1 v L^-H``: Hessian kernel ``d / tanh d``, ``d = (l_i - l_j) / 2``."""
         inverse = linalg.inverse_cholesky(p)[1].detach()
         spectrum = linalg.decompose(linalg.congruence(inverse, x), positive=True, name="AffineInvariant mean")
         residual = linalg.weighted_apply(spectrum, fn.LOG, weights)

@@ -37,9 +37,9 @@ class LieGroup(metaclass=_StructureMeta):
         return self.compose(self.inverse(x), y)
 
     def group_dilation(self: Any, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
-        """Return squared distances of ``quotient(center, x)`` from the identity, and ``(t, bias)`` to its translated dilation.
+        """Return squared distances of ``quotient(center, x)`` from the identity, and how to finish.
 
-        The second is ``compose(bias, dilated by t)``; an override may share work between the steps.
+        ``finish(t, bias)`` is ``compose(bias, dilated by t)``; an override may share work between the steps.
         """
         squared, dilate = self.polar(self.quotient(center, x))
 
@@ -53,7 +53,7 @@ class Gyrogroup(metaclass=_StructureMeta):
     """Mix-in: gyroaddition and scaling derived from the geometry.
 
     ``x (+) y = exp_x(transport_{e -> x} log_e y)`` and ``t (*) x = exp_e(t log_e x)``; overrides must equal these.
-    Source: Nguyen and Yang 2023, "Building neural networks on matrix manifolds: a gyrovector space approach", eqs. (1)-(2).
+    Source: Nguyen and Yang 2023, "Building neural networks on matrix manifolds: a gyrovector space approach".
     """
 
     def gyroadd(self: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ class Gyrogroup(metaclass=_StructureMeta):
         return self.polar(x)[1](t)
 
     def gyro_dilation(self: Any, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
-        """Return squared distances of ``gyrosub(center, x)`` from the origin, and ``(t, bias)`` to its translated dilation.
+        """Return squared distances of ``gyrosub(center, x)`` from the origin, and how to finish.
 
-        The second is ``gyroadd(bias, dilated by t)``; an override may share work between the steps.
+        ``finish(t, bias)`` is ``gyroadd(bias, dilated by t)``; an override may share work between the steps.
         """
         squared, dilate = self.polar(self.gyrosub(center, x))
 

@@ -220,8 +220,10 @@ class ManifoldNorm(nn.Module, abc.ABC):
         Tensor
             Points of the same shape; NaN where a sample is not finite (such a sample has weight 0).
         """
-        y, chart = self.forward_in_chart(x, weights)
-        return y if chart is None else chart.inverse(y)
+        with torch.autocast(x.device.type, enabled=False):
+            y, chart, missing = self._forward(x, weights)
+            y = y if chart is None else chart.inverse(y)
+            return y if missing is None else y + missing
 
     def forward_in_chart(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Diffeo | None]:
         """Return the output before it leaves the chart of a pullback metric, and that chart (None: no chart).
@@ -229,14 +231,23 @@ class ManifoldNorm(nn.Module, abc.ABC):
         For a following layer that would enter the chart again, such as `LogEig` after a log-Euclidean norm.
         """
         with torch.autocast(x.device.type, enabled=False):
-            manifold = self.manifold
-            self._check(manifold, x)
-            flat, group_weights = self._flatten(x, weights)
-            chart, base, metric_scale = flatten(manifold)
-            if flat.shape[0] == 0:
-                return (x if chart is None else chart(x)), chart
-            y = self._normalize(manifold, chart, base, metric_scale, flat, group_weights)
-            return y.reshape(x.shape), chart
+            y, chart, missing = self._forward(x, weights)
+            return y if missing is None else y + missing, chart
+
+    def _forward(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Diffeo | None, Tensor | None]:
+        """Return the output in the chart, the chart, and NaN to add to the samples left out once the chart is left.
+
+        Not before: a gradient of 0 through the inverse chart of NaN would be NaN, also for bias and scale.
+        """
+        manifold = self.manifold
+        self._check(manifold, x)
+        flat, group_weights = self._flatten(x, weights)
+        chart, base, metric_scale = flatten(manifold)
+        if flat.shape[0] == 0:
+            return (x if chart is None else chart(x)), chart, None
+        y, missing = self._normalize(manifold, chart, base, metric_scale, flat, group_weights)
+        missing = missing.reshape(x.shape[: x.ndim - len(manifold.point_shape)])
+        return y.reshape(x.shape), chart, spread(missing, len(manifold.point_shape))  # type: ignore[return-value]
 
     def _normalize(
         self,
@@ -246,7 +257,7 @@ class ManifoldNorm(nn.Module, abc.ABC):
         metric_scale: float | Tensor,
         x: Tensor,
         weights: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         axes = len(manifold.point_shape)
         finite = x.detach().sum(tuple(range(-axes, 0))).isfinite()
         origin = manifold.origin(dtype=x.dtype, device=x.device)
@@ -274,8 +285,7 @@ class ManifoldNorm(nn.Module, abc.ABC):
         if self.training and self.track_running_stats:
             self._track(base, chart, mean.detach(), variance.detach(), any_valid)
         # NaN + anything is NaN: marks the samples that were left out, at no cost backward
-        missing = torch.where(finite, 0.0, math.nan).to(out.real.dtype if out.is_complex() else out.dtype)
-        return out + spread(missing, axes)
+        return out, torch.where(finite, 0.0, math.nan).to(out.real.dtype if out.is_complex() else out.dtype)
 
     def _batch_mean(self, base: Manifold, y: Tensor, share: Tensor) -> Tensor:
         policy = self._mean_policy or base.default_mean
@@ -307,6 +317,16 @@ class ManifoldNorm(nn.Module, abc.ABC):
         self.running_mean.copy_(torch.where(spread(valid, len(base.point_shape)), new, self.running_mean))  # type: ignore[arg-type]
         self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
         self.num_batches_tracked.copy_(count)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        # load_state_dict(assign=True) makes a plain parameter of a geoopt one, and optimizers would leave the manifold
+        if self.bias_kind == "manifold" and type(self.bias_on_manifold) is nn.Parameter:
+            from manifoldnorm._geoopt import manifold_parameter
+
+            self.bias_on_manifold = manifold_parameter(
+                self.bias_on_manifold.data, self.manifold, self.bias_on_manifold.requires_grad
+            )
 
     def ends_in(self, chart: type[Diffeo]) -> bool:
         """Return whether the layer's output leaves exactly this chart at the end."""

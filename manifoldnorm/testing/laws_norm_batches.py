@@ -61,43 +61,36 @@ def weights_are_repetitions(case: NormCase) -> float:
     return max(mismatch(a, b) for a, b in pairs)
 
 
-def _run(layer: Any, x: Tensor, keep: Tensor | slice) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return output, input gradient and parameter gradients of a loss on the samples ``keep``."""
+def _run(layer: Any, x: Tensor, keep: Tensor | slice, weight: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return output, input gradient and parameter gradients of a linear loss on the samples ``keep``."""
     leaf = x.detach().clone().requires_grad_()
     y = layer(leaf)
-    kept = y[keep]
-    (kept * kept.conj()).real.sum().backward()
+    (y[keep] * weight.conj()).real.sum().backward()
     assert leaf.grad is not None
     return y.detach(), leaf.grad, [p.grad for p in layer.parameters() if p.grad is not None]
 
 
 def bad_samples_are_left_out(case: NormCase) -> float:
     """A non-finite sample has weight 0 and a NaN output of its own; the others and all gradients are as without it."""
-    worst = 0.0
-    for value in (math.nan, math.inf):
-        layer = case.generic()
-        without = case.generic()
-        without.load_state_dict(layer.state_dict())
-        x = case.batch()
-        bad = x.clone()
-        bad[2].flatten()[0] = value
-        keep = torch.arange(BATCH) != 2
-        y, gradient, parameters = _run(layer, bad, keep)
-        expected, wanted, wanted_parameters = _run(without, x[keep], slice(None))
-        if case.channels is None:
-            worst = max(worst, mismatch(y[keep], expected), mismatch(gradient[keep], wanted))
-            worst = max(worst, *(mismatch(a, b) for a, b in zip(parameters, wanted_parameters, strict=True)), 0.0)
-        own = y[2] if case.channels is None else y[2, 0]
-        fine = y[keep].isfinite().all() and own.isnan().all() and gradient.isfinite().all()
-        if case.channels is not None:  # the sample's other channels stay
-            fine = fine and y[2, 1:].isfinite().all()
-            worst = max(worst, mismatch(y[keep][:, 0], expected[:, 0]))
-        worst = worst if bool(fine) else math.inf
-        states = zip(state_of(layer).items(), state_of(without).items(), strict=True)
-        worst = max(
-            worst, *(mismatch(a, b) for (k, a), (_, b) in states if k != "num_batches_tracked" and not case.groups), 0.0
-        )
-    return worst
+    return max(_left_out(case, math.nan), _left_out(case, math.inf))
+
+
+def _left_out(case: NormCase, value: float) -> float:
+    layer, without, x = case.generic(), case.generic(), case.batch()
+    without.load_state_dict(layer.state_dict())
+    bad, keep = x.clone(), torch.arange(BATCH) != 2
+    bad[2].flatten()[0] = value
+    weight = case.cast(case.noise(BATCH - 1, *x.shape[1:]))
+    y, gradient, parameters = _run(layer, bad, keep, weight)
+    expected, wanted, wanted_parameters = _run(without, x[keep], slice(None), weight)
+    own, others = (y[2], y[keep]) if case.channels is None else (y[2, 0], y[keep][:, 0])
+    finite = y[keep].isfinite().all() and gradient.isfinite().all() and own.isnan().all()
+    if case.channels is not None:  # the sample's other channels count
+        return mismatch(others, expected[:, 0]) if bool(finite and y[2, 1:].isfinite().all()) else math.inf
+    pairs = [(others, expected), (gradient[keep], wanted), *zip(parameters, wanted_parameters, strict=True)]
+    states = zip(state_of(layer).values(), state_of(without).values(), strict=True)
+    pairs += [(a, b) for a, b in states if a.dtype != torch.long]
+    return max(mismatch(a, b) for a, b in pairs) if bool(finite) else math.inf
 
 
 def all_bad_batches_change_nothing(case: NormCase) -> float:
@@ -124,7 +117,7 @@ def one_sample_goes_to_the_bias(case: NormCase) -> float:
     for count in (1, BATCH):
         layer = case.generic()
         x = case.batch(1).expand(count, *case.groups, *case.manifold.point_shape)
-        y, gradient, parameters = _run(layer, x, slice(None))
+        y, gradient, parameters = _run(layer, x, slice(None), case.cast(case.noise(*x.shape)))
         bias = case.bias_of(layer).expand_as(y)
         finite = gradient.isfinite().all() and all(bool(g.isfinite().all()) for g in parameters)
         # rounding of the variance is amplified by eps^-1/2

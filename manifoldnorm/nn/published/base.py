@@ -137,7 +137,7 @@ class PublishedNorm(ManifoldNorm):
     def _published_move(self, move: Move) -> Move:
         return move
 
-    def _normalize(self, manifold: Manifold, chart: Any, base: Manifold, scale: Any, x: Tensor, weights: Any) -> Tensor:
+    def _normalize(self, manifold: Manifold, chart: Any, base: Manifold, scale: Any, x: Tensor, weights: Any) -> Any:
         # to the base class the chart's image is the manifold: statistics stay there
         y = x if chart is None else chart(x)
         return super()._normalize(base, None, base, scale, y, weights)

@@ -1,0 +1,92 @@
+"""Eigenvalues and eigenvectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from manifoldnorm.linalg import _ops
+from manifoldnorm.linalg._basis import HIGHER_ORDER, no_derivative, rebuild
+from manifoldnorm.linalg._call import plain
+from manifoldnorm.linalg._precision import check_matrix, real_dtype, widens, without_autocast
+from manifoldnorm.linalg.spectrum import decompose
+
+
+class _Eigenvalues(Function):
+    """w, whose gradient is U diag(g) U^H."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, w: Tensor, uh: Tensor) -> Tensor:
+        return w.to(real_dtype(a.dtype), copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0], inputs[2])
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, uh = ctx.saved_tensors
+        return no_derivative(HIGHER_ORDER, rebuild(uh, g.detach()).to(a.dtype), a, g), None, None
+
+
+def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompose symmetric (Hermitian) matrices: ascending eigenvalues (..., n) and eigenvectors (..., n, n) in columns.
+
+    Eigenvalues are differentiable (once); a gradient through the eigenvectors raises. A matrix with a non-finite entry
+    gives NaN and leaves the others right.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a wrong shape or dtype.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.linalg.eigh(torch.diag(torch.tensor([2.0, 1.0])))[0]
+    tensor([1., 2.])
+    """
+    a, values, vectors_h = decompose(a, name="eigh")
+    reason = (
+        "linalg.eigh: eigenvectors have no gradient at repeated eigenvalues. "
+        "Write the computation with logm, expm, powm, ... or linalg.apply, which are exact there."
+    )
+    vectors = no_derivative(reason, vectors_h.mH.to(a.dtype), a)
+    return _Eigenvalues.apply(a, values, vectors_h), vectors
+
+
+def eigvalsh(a: Tensor) -> Tensor:
+    """Return the ascending eigenvalues (..., n) of symmetric (Hermitian) matrices, without gradient.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.linalg.eigvalsh(torch.diag(torch.tensor([2.0, 1.0])))
+    tensor([1., 2.])
+    """
+    check_matrix(a, "eigvalsh")
+    values = torch.ops.manifoldnorm.eigvalsh(a.detach(), widens(a))
+    return values.to(real_dtype(a.dtype))
+
+
+def smallest_below(a: Tensor, limit: float) -> Tensor:
+    """Return the smaller of the smallest eigenvalue and a negative ``limit`` (...), without gradient.
+
+    Costs a Cholesky factorisation, and a decomposition only of the matrices that fall below the limit (on CPU).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from manifoldnorm import linalg
+    >>> linalg.smallest_below(torch.diag_embed(torch.tensor([[0.0, 1.0], [-3.0, 1.0]])), -1.0)
+    tensor([-1., -3.])
+    """
+    check_matrix(a, "smallest_below")
+    operator = _ops.smallest_below_cpu if plain(a) else torch.ops.manifoldnorm.smallest_below
+    return operator(a.detach(), limit)
