@@ -82,10 +82,11 @@ def _adapter_class() -> Any:
             return value.reshape(value.shape + (1,) * self.ndim) if keepdim else value
 
         def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Any:
-            violation = float(self.geometry.violation(x).max()) if x.numel() else 0.0
+            violation = float(self.geometry.violation(x.detach()).max()) if x.numel() else 0.0
             return (True, None) if violation <= atol else (False, f"relative violation {violation:.3g}")
 
         def _check_vector_on_tangent(self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Any:
+            x, u = x.detach(), u.detach()
             gap = float((u - self.geometry.project_tangent(x, u)).abs().max()) if u.numel() else 0.0
             return (
                 (True, None) if gap <= atol * max(1.0, float(u.abs().max())) else (False, f"off tangent by {gap:.3g}")

@@ -32,8 +32,8 @@ def learned(norm: type[nn.Module], manifold: Callable[[int], mn.manifolds.Manifo
 def bures_wasserstein(n: int, *, field: str = "real", **options: Any) -> nn.Module:
     """Return the Bures-Wasserstein norm, its metric learned for real matrices."""
     if field == "real":
-        return mn.nn.BuresWassersteinBatchNorm(n, **options)
-    return mn.nn.BuresWassersteinBatchNorm(mn.BuresWasserstein(n, field=field), **options)
+        return mn.nn.BuresWassersteinBatchNorm(n, power=0.5, **options)
+    return mn.nn.BuresWassersteinBatchNorm(mn.PowerDeformed(mn.BuresWasserstein(n, field=field), 0.5), **options)
 
 
 _Lie, _Riemannian = mn.nn.LieBatchNorm, mn.nn.RiemannianBatchNorm
@@ -52,7 +52,7 @@ NORMS = {
         "Lie = Riemannian = gyro, log-Cholesky of square roots", _Lie.of(mn.PowerDeformed.of(mn.LogCholesky, 0.5))
     ),
     "lie-crim": Choice("Lie, Cholesky right-invariant", _Lie.of(mn.CholeskyRightInvariant), complex_input=False),
-    "bw": Choice("Riemannian, Bures-Wasserstein, metric learned", bures_wasserstein),
+    "bw": Choice("Riemannian, Bures-Wasserstein of square roots, metric learned if real", bures_wasserstein),
 }
 
 # Transport through the origin and gyroaddition are the same move; on flat geometries so is the group's product.

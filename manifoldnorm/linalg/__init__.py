@@ -7,7 +7,7 @@ repeated eigenvalues, and traces under ``torch.compile``, ``torch.func`` and ``t
 from manifoldnorm.linalg import _ops as _ops  # registers the operators
 from manifoldnorm.linalg import functions
 from manifoldnorm.linalg._ops import INDEFINITE_TOL, sample_index
-from manifoldnorm.linalg._precision import check_matrix, congruence, precision, symmetrize
+from manifoldnorm.linalg._precision import check_matrix, congruence, precision, symmetrize, without_autocast
 from manifoldnorm.linalg.cholesky import (
     cholesky,
     exp_cholesky,
@@ -69,4 +69,5 @@ __all__ = [
     "symmetrize",
     "weighted_apply",
     "whiten",
+    "without_autocast",
 ]

@@ -28,6 +28,12 @@ def spread(t: Tensor | float, axes: int) -> Tensor | float:
     return t.reshape(t.shape + (1,) * axes) if isinstance(t, Tensor) else t
 
 
+def _show(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return str(value.tolist()) if value.ndim == 0 else f"<tensor of shape {tuple(value.shape)}>"
+
+
 def _rebuild(cls: type[Self], config: dict[str, Any]) -> Self:
     return cls(**config)
 
@@ -87,7 +93,7 @@ class Manifold(abc.ABC):
         return hash(self._key())
 
     def __repr__(self) -> str:
-        config = ", ".join(f"{k}={v.tolist() if isinstance(v, Tensor) else v!r}" for k, v in self._config.items())  # type: ignore[attr-defined]
+        config = ", ".join(f"{k}={_show(v)}" for k, v in self._config.items())  # type: ignore[attr-defined]
         return f"{type(self).__name__}({config})"
 
     # ---- primitives; base point first
@@ -277,7 +283,7 @@ class Manifold(abc.ABC):
         """
         self.check_shape(x, name)
         check_finite(x, len(self.point_shape), f"{self}: {name}")
-        violation = self.violation(x)
+        violation = self.violation(x.detach())
         tolerance = 1e3 * torch.finfo(x.dtype).eps
         where = first_bad(violation > tolerance)
         if where is not None:

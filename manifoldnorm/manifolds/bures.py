@@ -13,7 +13,7 @@ from manifoldnorm.linalg import kernels
 from manifoldnorm.manifolds.charts import Congruence, real_diagonal
 from manifoldnorm.manifolds.pullback import Pullback
 from manifoldnorm.manifolds.spd import ConeManifold, check_field, check_size, spd_dim, trace_product
-from manifoldnorm.stats import EigenHessian, MeanSystem
+from manifoldnorm.stats import EigenHessian, Frame, MeanSystem
 
 # how far inside its domain a step is shrunk: the smallest eigenvalue of I + L stays above this
 DOMAIN_MARGIN = 1e-2
@@ -129,38 +129,44 @@ class BuresWasserstein(ConeManifold):
     # ---- means
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
-        """Return the Newton system in X for ``p -> L (I + X)^2 L^H``, in which commuting samples need one step.
+        """Return the system in the orthonormal coordinates ``Y_ij = sqrt((g_i + g_j) / 2) S_ij``, S as in `exp`.
 
-        With ``C_i = (L^H x_i L)^1/2`` (spectrum c) and ``G = L^H L - sum_i w_i C_i`` the residual is ``-2 G`` and the
-        Hessian ``X -> sum_i w_i [4 c_j c_k / (c_j + c_k)] o X + G X + X G``.
+        Indices are those of the eigenbasis V of p, with spectrum g. The residual is that of ``T - I``, T the mean optimal
+        map. With ``L = V g^1/2`` and ``C_i = (L^H x_i L)^1/2`` (spectrum c) the Hessian is ``[2 c_j c_k / (c_j + c_k)]``
+        in the basis of C_i, between factors ``d = sqrt((1 / g_i + 1 / g_j) / 2)``, plus the curvature ``S g (I - T)``: the
+        identity at ``p = x_i``, and for commuting samples.
         """
-        factor = linalg.cholesky(p).detach()
+        base = self._spectrum(p)
+        g = fn.LOG.clamp(base.values, torch.finfo(x.dtype).eps)
+        basis, root = base.vectors_h.mH, g.sqrt()
+        factor = (basis * root.unsqueeze(-2)).to(x.dtype).detach()
         spectrum = linalg.decompose(linalg.congruence(factor.mH, x), positive=True, name="BuresWasserstein mean")
-        gram = factor.mH @ factor
-        half = linalg.weighted_apply(spectrum, fn.SQRT, weights) - gram
-        root = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).sqrt()
+        half = linalg.weighted_apply(spectrum, fn.SQRT, weights) - torch.diag_embed(g).to(x.dtype)
+        values = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).sqrt()
+        product = root.unsqueeze(-1) * root.unsqueeze(-2)
+        sums = ((g.unsqueeze(-1) + g.unsqueeze(-2)) * 0.5).sqrt()
 
         def kernel() -> Tensor:
-            row, column = root.unsqueeze(-1), root.unsqueeze(-2)
-            return 4 * row * column / (row + column)
+            row, column = values.unsqueeze(-1), values.unsqueeze(-2)
+            return 2 * row * column / (row + column)
 
-        hessian = EigenHessian(spectrum.vectors_h, kernel, weights, -half)
-        size = real_diagonal(gram).sum(-1)
-        cost = real_diagonal(x).sum(-1).detach() - 2 * root.sum(-1).to(size.dtype)
-        return MeanSystem(2 * half, hessian, stats.weighted_mean(cost, weights, 0) + size, size)
+        def frame() -> Frame:
+            curvature = -half.detach().to(basis.dtype) / product
+            return Frame(basis, sums / product, 1 / sums, g.unsqueeze(-1) / sums, curvature)
+
+        residual = basis @ ((sums / product) * half.to(basis.dtype)) @ basis.mH
+        cost = real_diagonal(x).sum(-1).detach() - 2 * values.sum(-1)
+        size = g.sum(-1)
+        cost = stats.weighted_mean(cost, weights, 0) + size
+        return MeanSystem(
+            residual.to(x.dtype), EigenHessian(spectrum.vectors_h, kernel, weights, frame), cost, size.sqrt()
+        )
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
-        """Return ``L (I + X)^2 L^H``."""
-        factor = linalg.cholesky(p)
-        moved = factor + factor @ direction.to(p.dtype)
-        return moved @ moved.mH
-
-    def karcher_step(self, p: Tensor, residual: Tensor) -> Tensor:
-        """Return the fixed-point iteration ``L^-H (sum_i w_i C_i)^2 L^-1``; the gradient is that of a Newton step."""
-        factor, inverse = linalg.inverse_cholesky(p)
-        inner = inverse.mH @ (residual.detach() / 2 + factor.mH @ factor)
-        correction = factor @ (residual - residual.detach()) @ factor.mH
-        return inner @ inner.mH + 2 * correction
+        """Return ``(I + S) p (I + S)``; with the residual as direction this is the fixed-point iteration."""
+        s = linalg.apply_kernel(self._spectrum(p), direction.to(p.dtype), kernels.BURES_TO_IDENTITY)
+        step = s + torch.eye(p.shape[-1], dtype=s.dtype, device=s.device)
+        return step @ p @ step
 
 
 @torch.no_grad()

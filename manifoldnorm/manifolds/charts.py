@@ -70,7 +70,7 @@ class MatrixPower(Diffeo):
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``y^(1 / power)``; squares and cubes of matrices without a decomposition."""
-        if self.power == 0.5 and not isinstance(self.power, Tensor):
+        if not isinstance(self.power, Tensor) and self.power == 0.5:
             return linalg.symmetrize(y @ y)
         return linalg.powm(y, 1 / self.power)
 

@@ -49,6 +49,7 @@ class PositiveDefiniteCone:
     @staticmethod
     def check_point(x: Tensor, name: str) -> None:
         """Raise a ValueError for non-finite, asymmetric, indefinite or numerically singular matrices."""
+        x = x.detach()
         check_finite(x, 2, name)
         eps = torch.finfo(x.dtype).eps
         norm = torch.linalg.matrix_norm(x)

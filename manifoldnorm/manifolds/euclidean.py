@@ -83,9 +83,9 @@ class Euclidean(Manifold, LieGroup, Gyrogroup):
 
     def violation(self, x: Tensor) -> Tensor:
         """Return the relative distance to the projection."""
-        axes = len(self.point_shape)
-        gap = torch.linalg.vector_norm((x - self.project(x)).flatten(x.ndim - axes), dim=-1)
-        size = torch.linalg.vector_norm(x.flatten(x.ndim - axes), dim=-1)
+        rows = (*x.shape[: x.ndim - len(self.point_shape)], math.prod(self.point_shape))  # scalars have no axis to flatten
+        gap = torch.linalg.vector_norm((x - self.project(x)).reshape(rows), dim=-1)
+        size = torch.linalg.vector_norm(x.reshape(rows), dim=-1)
         return gap / (size + torch.finfo(x.dtype).tiny)
 
     def polar(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:

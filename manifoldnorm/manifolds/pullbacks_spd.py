@@ -197,5 +197,12 @@ class _DeformedFactory:
     def __call__(self, *sizes: int, **options: Any) -> PowerDeformed:
         return PowerDeformed(self.base(*sizes, **self.options, **options), self.power)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _DeformedFactory) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.base, self.power))
+
     def __repr__(self) -> str:
-        return f"PowerDeformed.of({self.base.__name__}, {self.power})"
+        options = "".join(f", {k}={v!r}" for k, v in self.options.items())
+        return f"PowerDeformed.of({getattr(self.base, '__name__', repr(self.base))}, {self.power}{options})"

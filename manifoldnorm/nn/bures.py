@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from manifoldnorm.manifolds import GeneralizedBuresWasserstein, Manifold, PowerDeformed
+from manifoldnorm.nn.batchnorm import RiemannianBatchNorm
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.learnable import LearnableManifold
-from manifoldnorm.nn.norm import RiemannianBatchNorm
 
 
 class BuresWassersteinBatchNorm(RiemannianBatchNorm):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds._checks import check_finite
 from manifoldnorm.manifolds.charts import real_diagonal
 from manifoldnorm.manifolds.cone import PositiveDefiniteCone
@@ -33,8 +34,8 @@ def ledoit_wolf(x: Tensor, covariance: Tensor) -> Tensor:
 def oas(x: Tensor, covariance: Tensor) -> Tensor:
     """Return the oracle-approximating weight of the scaled identity for centred signals (..., n, t).
 
-    Source: Chen et al. 2010, "Shrinkage algorithms for MMSE covariance estimation", eq. (23), without the terms of order
-    1 / n, as scikit-learn does.
+    Source: Chen et al. 2010, "Shrinkage algorithms for MMSE covariance estimation", eq. (23), without the terms of
+    order 1 / n, as scikit-learn does.
     """
     n, t = x.shape[-2:]
     mean_square = _frobenius(covariance) / n**2
@@ -61,10 +62,11 @@ class Covariance(nn.Module):
     normalize_trace : bool
         Whether each matrix is divided by its mean eigenvalue, so that its trace is n.
     window, hop : int, optional
-        Cut the signal into windows of ``window`` samples every ``hop`` (default ``window``), giving (..., windows, n, n).
-        A one-dimensional signal (..., 1, t) can be embedded with `embed`.
+        Cut the signal into windows of ``window`` samples every ``hop`` (default ``window``), giving
+        (..., windows, n, n). A one-dimensional signal (..., 1, t) can be embedded with `embed`.
     embed : int, optional
-        Replace each channel by ``embed`` delayed copies first (radar: windows of one complex signal become the channels).
+        Replace each channel by ``embed`` delayed copies first (radar: windows of one complex signal
+        become the channels).
     unbiased : bool
         Divide by ``t - 1`` instead of t.
     check_input : bool
@@ -109,20 +111,20 @@ class Covariance(nn.Module):
         self.window, self.hop, self.embed = window, hop or window, embed
         self.unbiased, self.check_input = unbiased, check_input
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map signals (..., n, t) to covariance matrices."""
         self._check(x)
-        with torch.autocast(x.device.type, enabled=False):
-            x = self._cut(x)
-            if self.center:
-                x = x - x.mean(-1, keepdim=True)
-            t = x.shape[-1]
-            plain = x @ x.mH / t
-            matrix = plain * (t / (t - 1)) if self.unbiased else plain
-            matrix = self._shrink(x, plain, matrix)
-            if self.normalize_trace:
-                matrix = matrix / real_diagonal(matrix).mean(-1)[..., None, None]
-            matrix = (matrix + matrix.mH) * 0.5
+        x = self._cut(x)
+        if self.center:
+            x = x - x.mean(-1, keepdim=True)
+        t = x.shape[-1]
+        plain = x @ x.mH / t
+        matrix = plain * (t / (t - 1)) if self.unbiased else plain
+        matrix = self._shrink(x, plain, matrix)
+        if self.normalize_trace:
+            matrix = matrix / real_diagonal(matrix).mean(-1)[..., None, None]
+        matrix = (matrix + matrix.mH) * 0.5
         if self.check_input:
             self._check_rank(matrix, t)
         return matrix
@@ -152,7 +154,8 @@ class Covariance(nn.Module):
         needed = max(self.window or 1, 2 if self.unbiased else 1) + (self.embed or 1) - 1
         if x.ndim < 2 or x.shape[-1] < needed:
             raise ValueError(
-                f"Covariance: expected signals (..., channels, time) with at least {needed} time samples, got {tuple(x.shape)}."
+                f"Covariance: expected signals (..., channels, time) with at least {needed} time samples, "
+                f"got {tuple(x.shape)}."
             )
         if self.check_input:
             check_finite(x, 2, "Covariance input")

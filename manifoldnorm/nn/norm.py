@@ -9,42 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
-from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import spread
-from manifoldnorm.nn import moves
+from manifoldnorm.nn import _inputs, moves
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.statistics import Batch
 from manifoldnorm.stats import MeanPolicy, masked_weights, weighted_mean
-
-_PARAMETERS = """manifold : Manifold or LearnableManifold
-        The geometry (a geoopt manifold is converted).
-    channels : int, optional
-        With C channels the input is (N, ..., C, *point_shape): one mean, variance, scale and bias per channel.
-        Without, it is (N, ..., *point_shape). All axes before the channel are averaged over.
-    eps : float
-        Added to the variance.
-    momentum : float or None
-        Weight of the new batch in the running statistics; None averages all batches equally.
-    affine : bool
-        Whether there is a learnable scale, and a bias.
-    track_running_stats : bool
-        If not, evaluation uses the batch too.
-    mean : MeanPolicy, optional
-        How the batch mean is computed, default ``manifold.default_mean``; see `manifoldnorm.stats`.
-    statistics : Batch, optional
-        Which statistics are used.
-    grad_through_stats : bool
-        Whether gradients flow through the mean and the variance; published codes detach them.
-    bias : {"tangent", "manifold", False}
-        ``"tangent"``: a tangent vector at the origin, for any optimizer, which weight decay pulls to the identity;
-        ``"manifold"``: a `geoopt.ManifoldParameter` (key ``bias_on_manifold``) for Riemannian optimizers.
-    check_input : bool
-        Whether to look at the values and raise a ValueError that names the sample, the cause and the remedy.
-    device, dtype : optional
-        Of parameters and buffers.
-"""
 
 
 class ManifoldNorm(nn.Module, abc.ABC):
@@ -205,6 +177,7 @@ class ManifoldNorm(nn.Module, abc.ABC):
     def _select_move(self, base: Manifold) -> moves.Move:
         """Return how points are moved on ``base``, or raise if it lacks the structure."""
 
+    @without_autocast
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Normalise a batch.
 
@@ -220,19 +193,18 @@ class ManifoldNorm(nn.Module, abc.ABC):
         Tensor
             Points of the same shape; NaN where a sample is not finite (such a sample has weight 0).
         """
-        with torch.autocast(x.device.type, enabled=False):
-            y, chart, missing = self._forward(x, weights)
-            y = y if chart is None else chart.inverse(y)
-            return y if missing is None else y + missing
+        y, chart, missing = self._forward(x, weights)
+        y = y if chart is None else chart.inverse(y)
+        return y if missing is None else y + missing
 
+    @without_autocast
     def forward_in_chart(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Diffeo | None]:
         """Return the output before it leaves the chart of a pullback metric, and that chart (None: no chart).
 
         For a following layer that would enter the chart again, such as `LogEig` after a log-Euclidean norm.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            y, chart, missing = self._forward(x, weights)
-            return y if missing is None else y + missing, chart
+        y, chart, missing = self._forward(x, weights)
+        return y if missing is None else y + missing, chart
 
     def _forward(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Diffeo | None, Tensor | None]:
         """Return the output in the chart, the chart, and NaN to add to the samples left out once the chart is left.
@@ -240,12 +212,16 @@ class ManifoldNorm(nn.Module, abc.ABC):
         Not before: a gradient of 0 through the inverse chart of NaN would be NaN, also for bias and scale.
         """
         manifold = self.manifold
-        self._check(manifold, x)
+        self._check(manifold, x, weights)
         flat, group_weights = self._flatten(x, weights)
         chart, base, metric_scale = flatten(manifold)
         if flat.shape[0] == 0:
             return (x if chart is None else chart(x)), chart, None
-        y, missing = self._normalize(manifold, chart, base, metric_scale, flat, group_weights)
+        try:
+            y, missing = self._normalize(manifold, chart, base, metric_scale, flat, group_weights)
+        except torch.linalg.LinAlgError as error:
+            _inputs.name_the_sample(manifold, x, error, type(self).__name__)
+            raise
         missing = missing.reshape(x.shape[: x.ndim - len(manifold.point_shape)])
         return y.reshape(x.shape), chart, spread(missing, len(manifold.point_shape))  # type: ignore[return-value]
 
@@ -280,7 +256,7 @@ class ManifoldNorm(nn.Module, abc.ABC):
             factor = factor * self.log_scale.exp()
         bias = self._base_bias(manifold, chart, base)
         if self.check_input:
-            self._check_domain(moved, factor, bias)
+            _inputs.check_domain(moved, factor, bias, type(self).__name__)
         out = moved.finish(factor, bias)
         if self.training and self.track_running_stats:
             self._track(base, chart, mean.detach(), variance.detach(), any_valid)
@@ -307,6 +283,9 @@ class ManifoldNorm(nn.Module, abc.ABC):
     @torch.no_grad()
     def _track(self, base: Manifold, chart: Diffeo | None, mean: Tensor, variance: Tensor, valid: Tensor) -> None:
         """Move the running statistics towards the batch's, except where no sample was valid."""
+        # finite samples may still overflow in a mean
+        valid = valid & (mean.flatten(valid.ndim).sum(-1).real + variance).isfinite()
+        variance = torch.where(valid, variance, self.running_var)
         count = self.num_batches_tracked + valid.any()
         # in the buffers' dtype throughout: a Python number times a boolean tensor is float32
         share = valid.to(self.running_var.dtype)
@@ -314,8 +293,8 @@ class ManifoldNorm(nn.Module, abc.ABC):
         old = self.running_mean if chart is None else chart(self.running_mean)
         new = base.geodesic(old, mean, weight)
         new = new if chart is None else chart.inverse(new)
-        self.running_mean.copy_(torch.where(spread(valid, len(base.point_shape)), new, self.running_mean))  # type: ignore[arg-type]
-        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+        _write(self.running_mean, torch.where(spread(valid, len(base.point_shape)), new, self.running_mean))  # type: ignore[arg-type]
+        _write(self.running_var, self.running_var.lerp(variance.to(self.running_var.dtype), weight))
         self.num_batches_tracked.copy_(count)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -334,35 +313,17 @@ class ManifoldNorm(nn.Module, abc.ABC):
 
     # ---- input
 
-    def _check(self, manifold: Manifold, x: Tensor) -> None:
+    def _check(self, manifold: Manifold, x: Tensor, weights: Tensor | None) -> None:
         name = type(self).__name__
-        manifold.check_shape(x, f"{name} input")
-        lead = x.shape[: x.ndim - len(manifold.point_shape)]
-        point = ", ".join(map(str, manifold.point_shape))
-        if self.channels is None and len(lead) < 1:
-            raise ValueError(
-                f"{name}: expected (N, ..., {point}), got {tuple(x.shape)}. Add a batch dimension: x[None]."
-            )
-        if self.channels is not None and (len(lead) < 2 or lead[-1] != self.channels):
-            raise ValueError(f"{name}: expected (N, ..., {self.channels}, {point}), got {tuple(x.shape)}.")
-        own = self._own()
-        if own is not None and (own.dtype != x.dtype or own.device != x.device):
-            raise TypeError(
-                f"{name}: the layer holds {own.dtype} on {own.device}, the input is {x.dtype} on {x.device}. "
-                f"Convert one of them, e.g. layer.to(x)."
-            )
+        _inputs.check_layout(manifold, self.channels, x, name)
+        _inputs.check_same_kind(self._own(), x, name)
         if self.check_input:
             manifold.check_point(x, f"{name} input")
+            if weights is not None and bool((weights < 0).any()):
+                raise ValueError(f"{name}: weights must not be negative.")
 
-    def _check_domain(self, moved: moves.Moved, factor: Tensor, bias: Tensor | None) -> None:
-        fraction = moved.fraction(factor, bias) if moved.fraction is not None else None
-        where = first_bad(fraction < 1) if fraction is not None else None
-        if where is not None:
-            raise ValueError(
-                f"{type(self).__name__}: {where[0]} leaves the domain of the exponential map after scaling (only "
-                f"{float(fraction.flatten()[where[1]]):.3g} of its step is allowed). Use a smaller scale, "  # type: ignore[union-attr]
-                f"or check_input=False to shrink such steps."
-            )
+    def _flatten(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return _inputs.pool(x, weights, len(self.manifold.point_shape), self.channels, type(self).__name__)
 
     def _own(self) -> Tensor | None:
         for name in ("running_mean", "bias", "bias_on_manifold"):
@@ -375,32 +336,21 @@ class ManifoldNorm(nn.Module, abc.ABC):
     def _real_dtype(x: Tensor) -> torch.dtype:
         return x.real.dtype if x.is_complex() else x.dtype
 
-    def _flatten(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return points (M, C?, *point_shape) and weights (M, C?), every earlier axis pooled."""
-        lead = x.ndim - len(self.manifold.point_shape)
-        pooled = lead if self.channels is None else lead - 1
-        flat = x.flatten(0, pooled - 1) if pooled > 1 else x
-        if weights is None:
-            return flat, None
-        shape = x.shape[:lead]
-        if tuple(weights.shape) not in (tuple(shape), tuple(shape[:pooled]), tuple(shape[:1])):
-            raise ValueError(
-                f"{type(self).__name__}: weights must have shape {tuple(shape)} or {tuple(shape[:pooled])}, "
-                f"got {tuple(weights.shape)}."
-            )
-        if self.check_input and bool((weights < 0).any()):
-            raise ValueError(f"{type(self).__name__}: weights must not be negative.")
-        weights = weights.reshape(weights.shape + (1,) * (lead - weights.ndim)).expand(shape)
-        return flat, weights.flatten(0, pooled - 1) if pooled > 1 else weights
-
     def extra_repr(self) -> str:
         """Return the options; scale is a standard deviation."""
+        affine = f"{self.affine}{' (scale: a standard deviation)' if self.affine else ''}"
+        geometry = "learnable" if isinstance(self._geometry, nn.Module) else self._geometry
         return (
-            f"{self._geometry if not isinstance(self._geometry, nn.Module) else 'learnable'}, channels={self.channels}, "
-            f"eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"{geometry}, channels={self.channels}, "
+            f"eps={self.eps}, momentum={self.momentum}, affine={affine}, "
             f"track_running_stats={self.track_running_stats}, mean={self._mean_policy or 'default'}, "
             f"grad_through_stats={self.grad_through_stats}, bias={self.bias_kind or False}"
         )
+
+
+def _write(buffer: Tensor, value: Tensor) -> None:
+    # through a view: torch.compile (2.13) loses an in-place change of a float64 tensor without dimensions
+    buffer.view(-1).copy_(value.reshape(-1))
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
@@ -425,89 +375,3 @@ def _as_geometry(manifold: Any) -> Any:
     from manifoldnorm._geoopt import from_geoopt
 
     return from_geoopt(manifold)
-
-
-class RiemannianBatchNorm(ManifoldNorm):
-    __doc__ = f"""Batch normalisation that moves points by parallel transport.
-
-    The output's Frechet mean is the bias point and its variance ``scale^2 v / (v + eps)``. Through the origin it is the
-    same map as `GyroBatchNorm` wherever both exist.
-
-    Parameters
-    ----------
-    {_PARAMETERS}    route : {{"origin", "direct"}}
-        Transport from the mean to the origin and from there to the bias, or in one step.
-
-    References
-    ----------
-    Brooks et al. 2019 (mean only); Lou et al. 2020 (direct); Kobler et al. 2022 (variance).
-
-    Examples
-    --------
-    >>> import torch, manifoldnorm as mn
-    >>> x = mn.AffineInvariant(3).random_point(8, generator=torch.Generator().manual_seed(0))
-    >>> mn.nn.RiemannianBatchNorm(mn.AffineInvariant(3))(x).shape
-    torch.Size([8, 3, 3])
-    """
-
-    def __init__(self, manifold: Any, *, route: str = "origin", **options: Any) -> None:
-        self.route = route  # before super().__init__, which asks for the move
-        super().__init__(manifold, **options)
-
-    def _select_move(self, base: Manifold) -> moves.Move:
-        return moves.transport_move(base, self.route)
-
-    def extra_repr(self) -> str:
-        """Return the options; scale is a standard deviation."""
-        return f"{super().extra_repr()}, route={self.route}"
-
-
-class LieBatchNorm(ManifoldNorm):
-    __doc__ = f"""Batch normalisation that moves points by left translations of a Lie group.
-
-    On `AffineInvariant` the group is that of Cholesky factors, so the layer depends on the order of channels.
-
-    Parameters
-    ----------
-    {_PARAMETERS}
-    References
-    ----------
-    Chen et al. 2024, "A Lie group approach to Riemannian batch normalization" (LieBN).
-
-    Examples
-    --------
-    >>> import torch, manifoldnorm as mn
-    >>> x = mn.LogEuclidean(3).random_point(8, generator=torch.Generator().manual_seed(0))
-    >>> mn.nn.LieBatchNorm(mn.LogEuclidean(3))(x).shape
-    torch.Size([8, 3, 3])
-    """
-
-    def _select_move(self, base: Manifold) -> moves.Move:
-        return moves.group_move(base)
-
-    def extra_repr(self) -> str:
-        """Return the options; scale is a standard deviation."""
-        order = type(flatten(self.manifold)[1]).__name__ == "AffineInvariant"
-        return super().extra_repr() + (", depends on the order of channels" if order else "")
-
-
-class GyroBatchNorm(ManifoldNorm):
-    __doc__ = f"""Batch normalisation that moves points by left gyrotranslations.
-
-    Parameters
-    ----------
-    {_PARAMETERS}
-    References
-    ----------
-    Chen et al. 2025, "Gyrogroup batch normalization" (GyroBN).
-
-    Examples
-    --------
-    >>> import torch, manifoldnorm as mn
-    >>> x = mn.AffineInvariant(3).random_point(8, generator=torch.Generator().manual_seed(0))
-    >>> mn.nn.GyroBatchNorm(mn.AffineInvariant(3))(x).shape
-    torch.Size([8, 3, 3])
-    """
-
-    def _select_move(self, base: Manifold) -> moves.Move:
-        return moves.gyro_move(base)

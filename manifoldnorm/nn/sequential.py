@@ -46,8 +46,12 @@ def _takes_domain(layer: Any) -> bool:
     return bool(getattr(layer, "takes_domain", False)) or isinstance(layer, Sequential)
 
 
+def _hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+
+
 def _plain(layer: nn.Module, kind: type) -> bool:
-    return type(layer) is kind and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+    return type(layer) is kind and not _hooked(layer)
 
 
 def _fuse(layer: nn.Module, following: nn.Module, x: Tensor) -> Tensor | None:
@@ -56,7 +60,7 @@ def _fuse(layer: nn.Module, following: nn.Module, x: Tensor) -> Tensor | None:
     if _plain(layer, ReEig):
         return following.after_rectification(x, layer)  # type: ignore[operator]
     if isinstance(layer, ManifoldNorm) and type(layer).__module__.startswith("manifoldnorm.nn"):
-        if layer._forward_hooks or layer._forward_pre_hooks or not layer.ends_in(MatrixLog):
+        if _hooked(layer) or not layer.ends_in(MatrixLog):
             return None
         return layer.forward_in_chart(x)[0]
     return None

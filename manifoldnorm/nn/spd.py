@@ -104,14 +104,14 @@ class BiMap(nn.Module):
         with torch.no_grad():
             self._parameter.copy_(value)
 
+    @linalg.without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features, in_features) to (..., out_features, out_features)."""
         _square(x, self.in_features, "BiMap")
-        with torch.autocast(x.device.type, enabled=False):
-            weight = self.weight
-            if weight.dtype != x.dtype:
-                raise TypeError(f"BiMap: the weight is {weight.dtype}, the input {x.dtype}. Convert one of them.")
-            return linalg.congruence(weight.mH, x)
+        weight = self.weight
+        if weight.dtype != x.dtype:
+            raise TypeError(f"BiMap: the weight is {weight.dtype}, the input {x.dtype}. Convert one of them.")
+        return linalg.congruence(weight.mH, x)
 
     def extra_repr(self) -> str:
         """Return the sizes and options."""
@@ -195,7 +195,7 @@ class ExpEig(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the exponential of (..., n, n)."""
         _square(x, None, "ExpEig")
-        return linalg.expm(x)
+        return linalg.apply(linalg.decompose(x, name="ExpEig"), fn.EXP)
 
 
 class SPDVectorize(nn.Module):
@@ -224,17 +224,18 @@ class SPDVectorize(nn.Module):
         self.out_features = n * n if field == "complex" else n * (n + 1) // 2
         rows, columns = torch.triu_indices(n, n, 1 if field == "complex" else 0)
         self.register_buffer("index", rows * n + columns, persistent=False)
-        self.register_buffer("weight", torch.where(rows == columns, 1.0, math.sqrt(2.0)).double(), persistent=False)
+        # not the factors themselves: a module's dtype conversions would round them
+        self.register_buffer("on_diagonal", rows == columns, persistent=False)
 
     index: Tensor
-    weight: Tensor
+    on_diagonal: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n, n) to (..., out_features)."""
         _square(x, self.n, "SPDVectorize")
         upper = x.flatten(-2).index_select(-1, self.index)
         if self.field == "real":
-            return upper * self.weight.to(x.dtype)
+            return torch.where(self.on_diagonal, upper, math.sqrt(2.0) * upper)
         root = math.sqrt(2.0)
         return torch.cat([real_diagonal(x), root * upper.real, root * upper.imag], -1)
 
@@ -242,7 +243,8 @@ class SPDVectorize(nn.Module):
         """Map (..., out_features) back to symmetric or Hermitian matrices (..., n, n)."""
         n = self.n
         if self.field == "real":
-            flat = v.new_zeros((*v.shape[:-1], n * n)).index_copy(-1, self.index, v / self.weight.to(v.dtype))
+            entries = torch.where(self.on_diagonal, v, v / math.sqrt(2.0))
+            flat = v.new_zeros((*v.shape[:-1], n * n)).index_copy(-1, self.index, entries)
             upper = flat.unflatten(-1, (n, n))
             return upper + upper.triu(1).mT
         diagonal, real, imag = v.split([n, (n * n - n) // 2, (n * n - n) // 2], -1)

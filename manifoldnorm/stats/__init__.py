@@ -4,7 +4,7 @@ A policy (`Exact`, `Newton`, `Karcher`, `FixedPoint`, `Midpoint`) maps a batch t
 of steps without looking at values; `frechet_mean` iterates to a tolerance.
 """
 
-from manifoldnorm.stats.hessian import EigenHessian, Hessian
+from manifoldnorm.stats.hessian import EigenHessian, Frame, Hessian
 from manifoldnorm.stats.means import Exact, FixedPoint, Karcher, MeanPolicy, Midpoint, Newton, mean_residual
 from manifoldnorm.stats.system import MeanSystem, frechet_mean, frechet_variance, solve_mean
 from manifoldnorm.stats.weights import masked_weights, weighted_mean
@@ -13,6 +13,7 @@ __all__ = [
     "EigenHessian",
     "Exact",
     "FixedPoint",
+    "Frame",
     "Hessian",
     "Karcher",
     "MeanPolicy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +24,22 @@ class Hessian(Protocol):
         ...
 
 
+class Frame(NamedTuple):
+    """Coordinates in which a Hessian is close to the identity: entry by entry in an orthonormal basis.
+
+    ``H[Y] = V (d o K[d o V^H Y V] + a o ((b o V^H Y V) C) + h.c. / 2) V^H`` where K is the mean of the samples' kernels.
+    All are (*groups, n, n): the basis V, the real d, a and b, and the Hermitian C.
+    """
+
+    basis: Tensor
+    outer: Tensor
+    left: Tensor
+    right: Tensor
+    curvature: Tensor
+
+
 class EigenHessian:
-    """``H[S] = sum_i w_i U_i (k_i o U_i^H S U_i) U_i^H + G S + S G`` on Hermitian matrices S (*groups, n, n).
+    """``H[S] = sum_i w_i U_i (k_i o U_i^H S U_i) U_i^H`` on Hermitian matrices S (*groups, n, n), or `Frame` around it.
 
     Parameters
     ----------
@@ -35,8 +49,9 @@ class EigenHessian:
         Returns the symmetric weights k_i, (N, *groups, n, n); only called if the Hessian is used.
     weights : Tensor or None
         (N, *groups), sum to one over dimension 0; None is uniform.
-    shift : Tensor, optional
-        Hermitian G (*groups, n, n), default 0.
+    frame : callable, optional
+        Returns the frame; only called if the Hessian is used. With a frame H may be indefinite away from the mean: then
+        conjugate gradients stop at the first direction of negative curvature, at worst with a unit gradient step.
     """
 
     def __init__(
@@ -44,45 +59,48 @@ class EigenHessian:
         vectors_h: Tensor,
         kernel: Callable[[], Tensor],
         weights: Tensor | None,
-        shift: Tensor | None = None,
+        frame: Callable[[], Frame] | None = None,
     ) -> None:
         self.vectors_h = vectors_h.detach()
-        self.shift = None if shift is None else shift.detach().to(vectors_h.dtype)
-        self._kernel, self._weights = kernel, weights
+        self._kernel, self._weights, self._frame = kernel, weights, frame
 
-    def _weighted_kernel(self) -> Tensor:
+    def _parts(self) -> tuple[Any, ...]:
         with torch.no_grad():  # as a decorator it would break a compiled graph
             kernel = self._kernel()
             if self._weights is None:
-                return kernel / self.vectors_h.shape[0]
-            return kernel * self._weights.detach().to(kernel.dtype)[..., None, None]
+                kernel = kernel / self.vectors_h.shape[0]
+            else:
+                kernel = kernel * self._weights.detach().to(kernel.dtype)[..., None, None]
+            frame = (None,) * 5 if self._frame is None else self._frame()
+        return self.vectors_h, kernel, *frame
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""
-        return call(_Solve, residual, self.vectors_h, self._weighted_kernel(), self.shift, steps, backward_steps)
+        return call(_Solve, residual, steps, backward_steps, *self._parts())
 
     def correct(self, residual: Tensor, backward_steps: int) -> Tensor:
         """Return ``residual`` with the implicit gradient."""
         if not (torch.is_grad_enabled() and residual.requires_grad):
             return residual
-        return call(_Solve, residual, self.vectors_h, self._weighted_kernel(), self.shift, 0, backward_steps)
+        return call(_Solve, residual, 0, backward_steps, *self._parts())
 
 
-def _matvec(s: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None) -> Tensor:
-    """Return H[s]; without groups both outer products are single large matrix products."""
+def _mean_of_kernels(s: Tensor, uh: Tensor, k: Tensor) -> Tensor:
+    """Return K[s]; without groups both outer products are single large matrix products."""
     n = s.shape[-1]
-    s = s.to(uh.dtype)
     if uh.ndim == 3:
         rows = uh.reshape(-1, n)
         rotated = (rows @ s).reshape(uh.shape) @ uh.mH
-        image = rows.mH @ ((k * rotated) @ uh).reshape(-1, n)
-    else:
-        rotated = uh @ s @ uh.mH
-        image = (uh.mH @ (k * rotated) @ uh).sum(0)
-    if shift is None:
-        return image
-    product = shift @ s
-    return image + product + product.mH
+        return rows.mH @ ((k * rotated) @ uh).reshape(-1, n)
+    rotated = uh @ s @ uh.mH
+    return (uh.mH @ (k * rotated) @ uh).sum(0)
+
+
+def _matvec(s: Tensor, uh: Tensor, k: Tensor, frame: Frame | None) -> Tensor:
+    if frame is None:
+        return _mean_of_kernels(s, uh, k)
+    half = 0.5 * frame.left * ((frame.right * s) @ frame.curvature)
+    return frame.outer * _mean_of_kernels(frame.outer * s, uh, k) + half + half.mH
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -90,15 +108,22 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return product.sum((-2, -1), keepdim=True)
 
 
-def conjugate_gradients(r: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None, steps: int) -> Tensor:
+def conjugate_gradients(r: Tensor, uh: Tensor, k: Tensor, frame: Frame | None, steps: int) -> Tensor:
     """Run a fixed number of conjugate-gradient steps on ``H x = r`` (no host synchronisation, safe at r = 0)."""
     tiny = torch.finfo(k.dtype).tiny
     r = r.to(uh.dtype)
+    if frame is not None:
+        r = frame.basis.mH @ r @ frame.basis
     x = torch.zeros_like(r)
     direction, square = r, _inner(r, r)
+    convex: Tensor | None = None
     for step in range(steps):
-        image = _matvec(direction, uh, k, shift)
-        length = square / (_inner(direction, image) + tiny)
+        image = _matvec(direction, uh, k, frame)
+        curvature = _inner(direction, image)
+        length = square / (curvature + tiny)
+        if frame is not None:
+            convex = curvature > 0 if convex is None else convex & (curvature > 0)
+            length = torch.where(convex, length, 0.0 if step else 1.0)
         x = x + length * direction
         if step + 1 == steps:
             break
@@ -106,24 +131,37 @@ def conjugate_gradients(r: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None, 
         new_square = _inner(r, r)
         direction = r + new_square / (square + tiny) * direction
         square = new_square
-    return x
+    return x if frame is None else frame.basis @ x @ frame.basis.mH
 
 
 class _Solve(Function):
     """Forward: ``steps`` of conjugate gradients (0: identity); backward: ``backward_steps`` of them on the gradient."""
 
     @staticmethod
-    def forward(r: Tensor, uh: Tensor, k: Tensor, shift: Tensor | None, steps: int, backward_steps: int) -> Tensor:
-        return conjugate_gradients(r, uh, k, shift, steps).to(r.dtype) if steps else r.clone()
+    def forward(
+        r: Tensor,
+        steps: int,
+        backward_steps: int,
+        uh: Tensor,
+        k: Tensor,
+        basis: Tensor | None,
+        outer: Tensor | None,
+        left: Tensor | None,
+        right: Tensor | None,
+        curvature: Tensor | None,
+    ) -> Tensor:
+        if not steps:
+            return r.clone()
+        frame = None if basis is None else Frame(basis, outer, left, right, curvature)  # type: ignore[arg-type]
+        return conjugate_gradients(r, uh, k, frame, steps).to(r.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, uh, k, shift, _, backward_steps = inputs
-        ctx.save_for_backward(uh, k, shift)
-        ctx.backward_steps = backward_steps
+        ctx.backward_steps = inputs[2]
+        ctx.save_for_backward(*inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        uh, k, shift = ctx.saved_tensors
         g = (g + g.mH) * 0.5
-        return call(_Solve, g, uh, k, shift, ctx.backward_steps, ctx.backward_steps), None, None, None, None, None
+        steps = ctx.backward_steps
+        return call(_Solve, g, steps, steps, *ctx.saved_tensors), *(None,) * 9

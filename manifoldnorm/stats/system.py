@@ -13,8 +13,6 @@ from torch import Tensor
 from manifoldnorm.stats.hessian import Hessian
 from manifoldnorm.stats.weights import weighted_mean
 
-# a step is undone only if the objective grew by more than rounding can explain, in units of sqrt(eps)
-_GROWTH = 0.01
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class MeanSystem:
     cost : Tensor
         Twice that objective: the weighted variance about p (*groups), without gradient.
     scale : Tensor
-        The natural size of a residual (*groups): tolerances are relative to it.
+        The natural size of a residual (*groups), a distance: tolerances are relative to it.
     """
 
     residual: Tensor
@@ -67,23 +65,27 @@ def solve_mean(
     """Iterate damped Newton (or Karcher) steps and return the best point found, without gradient.
 
     A step that increases the objective is undone and retried at a quarter of its length, per group and by masks only,
-    so the loop never looks at values unless ``stop(residual norm, scale)`` is given.
+    so the loop never looks at values unless ``stop(residual norm, scale)`` of the best point is given.
     """
     groups = x.ndim - 1 - len(manifold.point_shape)
-    point = best = manifold.mean_start(x, weights)
-    system = manifold.mean_system(point, x, weights)
-    best_cost, direction = system.cost, _direction(system, cg_steps)
-    length = torch.ones_like(best_cost)
-    slack = _GROWTH * torch.finfo(best_cost.dtype).eps ** 0.5
+    best = manifold.mean_start(x, weights)
+    system = manifold.mean_system(best, x, weights)
+    cost, norm = system.cost, residual_norm(system.residual, groups)
+    direction = _direction(system, cg_steps)
+    length = torch.ones_like(cost)
+    rounding = torch.finfo(cost.dtype).eps ** 0.5
     for _ in range(steps):
-        if stop is not None and stop(residual_norm(system.residual, groups), system.scale):
+        if stop is not None and stop(norm, system.scale):
             break
         spread = length.reshape(length.shape + (1,) * len(manifold.point_shape))
         point = manifold.mean_step(best, spread * direction)
         system = manifold.mean_system(point, x, weights)
-        better = system.cost <= best_cost + slack * system.scale
+        new_norm = residual_norm(system.residual, groups)
+        # where rounding decides which objective is smaller, the residual tells
+        alike = (system.cost - cost).abs() <= rounding * system.scale.square()
+        better = torch.where(alike, new_norm <= norm, system.cost < cost)
         best = _select(better, point, best)
-        best_cost = torch.where(better, system.cost, best_cost)
+        cost, norm = torch.where(better, system.cost, cost), torch.where(better, new_norm, norm)
         direction = _select(better, _direction(system, cg_steps), direction)
         length = torch.where(better, (2 * length).clamp_max(1.0), length / 4)
     return best

@@ -18,7 +18,7 @@ def masked_weights(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) ->
     valid : Tensor
         Boolean (N, *groups).
     weights : Tensor or None
-        Non-negative (N, *groups) or (N,), any scale; None is uniform.
+        Non-negative (N, *groups) or (N,), any scale; None is uniform. A weight that is not finite counts as 0.
     dtype : torch.dtype
         Real dtype of the result.
 
@@ -37,7 +37,8 @@ def masked_weights(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) ->
     if weights is None:
         raw = valid.to(dtype)
     else:
-        raw = torch.where(valid, _spread(weights, valid.ndim - weights.ndim).to(dtype), 0.0)
+        weights = _spread(weights, valid.ndim - weights.ndim).to(dtype)
+        raw = torch.where(valid & weights.isfinite(), weights, 0.0)
     total = raw.sum(0)
     any_valid = total > 0
     none = 1 - any_valid.to(dtype)  # where nothing is valid, uniform weights keep everything finite

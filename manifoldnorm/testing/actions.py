@@ -67,6 +67,10 @@ def _matrix(case: ManifoldCase) -> Tensor:
     return case.noise(n, n)
 
 
+def _gains(like: Tensor) -> Tensor:
+    return torch.linspace(0.5, 2.0, like.shape[-1], dtype=torch.float64)
+
+
 def rotation(case: ManifoldCase) -> Action:
     """Congruence by an orthogonal (unitary) matrix."""
     return _congruence(case, torch.linalg.qr(_matrix(case))[0])
@@ -74,17 +78,14 @@ def rotation(case: ManifoldCase) -> Action:
 
 def general_congruence(case: ManifoldCase) -> Action:
     """Congruence by an invertible matrix: any linear mixing of the channels."""
-    rotation, triangle = torch.linalg.qr(_matrix(case))
-    n = triangle.shape[-1]
-    gains = torch.linspace(0.5, 2.0, n, dtype=torch.float64)
-    return _congruence(case, (rotation * gains) @ torch.linalg.qr(_matrix(case))[0])
+    left, right = (torch.linalg.qr(_matrix(case))[0] for _ in range(2))
+    return _congruence(case, (left * _gains(left)) @ right)
 
 
 def triangular_congruence(case: ManifoldCase) -> Action:
     """Congruence by a lower-triangular matrix with positive diagonal."""
-    g = _matrix(case).tril(-1) / 2
-    n = g.shape[-1]
-    return _congruence(case, g + torch.diag(torch.linspace(0.5, 2.0, n, dtype=torch.float64)).to(g.dtype))
+    g = _matrix(case)
+    return _congruence(case, g.tril(-1) / 2 + torch.diag(_gains(g)).to(g.dtype))
 
 
 def permutation(case: ManifoldCase) -> Action:

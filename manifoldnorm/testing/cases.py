@@ -99,7 +99,7 @@ class ManifoldCase:
     def noise(self, *shape: int, complex_ok: bool = True) -> Tensor:
         """Return standard normal numbers in double precision."""
         dtype = self.wide if complex_ok else torch.float64
-        return torch.randn(*shape, generator=self.generator, dtype=dtype)
+        return torch.randn(shape, generator=self.generator, dtype=dtype)
 
     def wide_points(self, *batch: int) -> Tensor:
         """Return random points in double precision."""
@@ -125,7 +125,7 @@ class ManifoldCase:
         return v if fraction is None else v * self.spread(fraction)
 
     def wide_cloud(self, *batch: int, size: float = 0.5) -> Tensor:
-        """Return points 0.5 to 1.5 ``size`` from a point away from the origin, one such point per trailing batch index."""
+        """Return points 0.5 to 1.5 ``size`` away from a centre off the origin, one centre per trailing batch index."""
         centre = self.wide_points(*batch[1:]).expand(*batch, *self.manifold.point_shape)
         radius = 0.5 + torch.rand(*batch, generator=self.generator, dtype=torch.float64)
         return self.manifold.exp(centre, self.spread(radius) * self.tangents(centre, size))

@@ -185,7 +185,7 @@ def gyro_overrides(case: ManifoldCase) -> float:
 
 
 def gyro_homogeneity(case: ManifoldCase) -> float:
-    """A gyrotranslation moves the mean along and keeps the dispersion; dilation scales the dispersion about the origin."""
+    """A gyrotranslation moves the mean along and keeps the dispersion; dilation scales distances from the origin."""
     m, x, z, e = _gyro(case), case.cloud(SAMPLES), case.points(1)[0], case.origin()
     dilated = mismatch(m.squared_dist(e, m.gyroscale(0.6, x)), 0.36 * m.squared_dist(e, x))
     return max(dilated, _homogeneity(m, x, m.gyroadd(z, x), m.gyroadd(z, m.frechet_mean(x))))

@@ -22,7 +22,11 @@ def _away(case: ManifoldCase, a: Tensor, b: Tensor) -> float:
 def _stationarity(case: ManifoldCase, mean: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the norm of the mean logarithm at ``mean`` over the root of the variance, by definition."""
     m = case.manifold
-    share = torch.full_like(x[:, ...].real.flatten(1)[:, 0], 1 / len(x)) if weights is None else weights / weights.sum()
+    share = (
+        torch.full((len(x),), 1 / len(x), dtype=case.dtype, device=x.device)
+        if weights is None
+        else weights / weights.sum()
+    )
     v = (case.spread(share) * m.log(mean, x)).sum(0)
     return m.norm(mean, v) / (share * m.squared_dist(mean, x)).sum(0).sqrt()
 

@@ -213,7 +213,7 @@ def projection(case: ManifoldCase) -> float:
 def violation_notices(case: ManifoldCase) -> float:
     """An ambient array off the manifold has a positive violation, where there is such an array."""
     x = case.ambient(case.points())
-    moved = (case.manifold.project(x) - x).abs().flatten(1).amax(-1) > 0.1
+    moved = (case.manifold.project(x) - x).abs().reshape(len(x), -1).amax(-1) > 0.1
     if not bool(moved.any()):
         raise NotImplementedError("every ambient array is a point")
     return float((case.manifold.violation(x)[moved] < 1e-3).sum())
@@ -236,7 +236,7 @@ def tangent_dimension(case: ManifoldCase) -> float:
     basis = torch.eye(size, dtype=p.dtype, device=p.device).reshape(size, *p.shape)
     if p.is_complex():
         basis = torch.cat([basis, 1j * basis])
-    image = case.manifold.project_tangent(p.expand_as(basis), basis).flatten(1)
+    image = case.manifold.project_tangent(p.expand_as(basis), basis).reshape(len(basis), -1)
     image = torch.cat([image.real, image.imag], -1) if image.is_complex() else image
     return float(abs(int(torch.linalg.matrix_rank(image, rtol=1e-4)) - case.manifold.dim))
 

@@ -22,7 +22,7 @@ def output_mean_is_the_bias(case: NormCase) -> float:
 
 def output_variance(case: NormCase) -> float:
     """With a converged mean, the variance of the output is ``s^2 v / (v + eps)``."""
-    layer, x, m = case.generic(), case.batch(), case.manifold
+    layer, x, m = case.needs(case.generic(), "eps"), case.batch(), case.manifold
     y = layer(x).detach()
     v = m.squared_dist(m.frechet_mean(x), x).mean(0)
     expected = case.scale_of(layer).square() * v / (v + layer.eps)
@@ -31,7 +31,7 @@ def output_variance(case: NormCase) -> float:
 
 def weighted_moments(case: NormCase) -> float:
     """Weights enter the mean and the variance, any scale of them."""
-    layer, x, m = case.generic(), case.batch(), case.manifold
+    layer, x, m = case.weighing(case.needs(case.generic(), "eps")), case.batch(), case.manifold
     w = case.cast(case.noise(len(x), complex_ok=False)).abs() + 0.2
     y = layer(x, 3 * w).detach()
     per_group = w.reshape(-1, *(1,) * len(case.groups)).expand(len(x), *case.groups)
@@ -82,7 +82,7 @@ def _group(case: NormCase, x: Tensor, mean: Tensor, factor: Tensor, bias: Tensor
     m: Any = case.manifold
     e = case.origin()
     centred = m.compose(m.inverse(mean), x)
-    return m.compose(bias, m.exp(e, case.spread(factor) * m.log(e, centred)))  # type: ignore[no-any-return]
+    return m.compose(bias, m.exp(e, case.spread(factor) * m.log(e, centred)))
 
 
 def _gyro(case: NormCase, x: Tensor, mean: Tensor, factor: Tensor, bias: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def _gyro(case: NormCase, x: Tensor, mean: Tensor, factor: Tensor, bias: Tensor)
     e = case.origin()
     inverse = m.exp(e, -m.log(e, mean))
     centred = m.exp(inverse, m.from_origin(inverse, m.log(e, x)))
-    return m.exp(bias, m.from_origin(bias, case.spread(factor) * m.log(e, centred)))  # type: ignore[no-any-return]
+    return m.exp(bias, m.from_origin(bias, case.spread(factor) * m.log(e, centred)))
 
 
 def _through_origin(case: NormCase, x: Tensor, mean: Tensor, factor: Tensor, bias: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def transport_is_gyrotranslation(case: NormCase) -> float:
 
 def fresh_eval_is_a_dilation(case: NormCase) -> float:
     """A fresh layer in evaluation dilates about the origin by ``(1 + eps)^-1/2``: nearly the identity."""
-    layer, x, m, e = case.tracking(case.fresh()).eval(), case.batch(), case.manifold, case.origin()
+    layer, x, m, e = case.needs(case.tracking(case.fresh()), "eps").eval(), case.batch(), case.manifold, case.origin()
     return mismatch(layer(x).detach(), m.exp(e, (1 + layer.eps) ** -0.5 * m.log(e, x)))
 
 
@@ -132,7 +132,7 @@ def running_statistics(case: NormCase) -> float:
 
 
 def _running(case: NormCase, momentum: float | None) -> float:
-    layer, m = case.tracking(case.exact()), case.manifold
+    layer, m = case.needs(case.tracking(case.exact()), "momentum"), case.manifold
     layer.momentum = momentum
     mean, variance = layer.running_mean.clone(), layer.running_var.clone()
     for step in range(3):
@@ -148,7 +148,7 @@ def _running(case: NormCase, momentum: float | None) -> float:
 
 def eval_repeats_training(case: NormCase) -> float:
     """After a training step with momentum 1, evaluation of the same batch gives the training output."""
-    layer, x = case.tracking(case.generic()), case.batch()
+    layer, x = case.needs(case.tracking(case.generic()), "momentum"), case.batch()
     layer.momentum = 1.0
     trained = layer(x).detach()
     return mismatch(layer.eval()(x).detach(), trained)
@@ -164,26 +164,17 @@ def eval_uses_the_batch(case: NormCase) -> float:
 
 
 def equivariance(case: NormCase, symmetry: Symmetry) -> float:
-    """With a neutral bias, the layer treats transformed data as declared."""
-    layer, x = case.exact(), case.batch()
-    act = symmetry.sampler(case)
-    return symmetry.relation(act, layer(x).detach(), layer(act(x)).detach())
-
-
-def default_mean_equivariance(case: NormCase, symmetry: Symmetry) -> float:
-    """The same with the layer's own mean policy, converged or not."""
-    layer, x = case.fresh(), case.batch()
-    act = symmetry.sampler(case)
-    return symmetry.relation(act, layer(x).detach(), layer(act(x)).detach())
+    """With a neutral bias the layer treats transformed data as declared, with a converged mean and with its own."""
+    x, act = case.batch(), symmetry.sampler(case)
+    moved = act(x)
+    return max(symmetry.relation(act, f(x).detach(), f(moved).detach()) for f in (case.exact(), case.fresh()))
 
 
 def bias_and_scale_can_be_assigned(case: NormCase) -> float:
     """What is assigned to ``bias_point`` and ``scale`` is what they read as, and a negative scale is refused."""
-    layer = case.generic()
-    if not getattr(layer, "affine", False):
-        raise NotImplementedError("the layer has no scale")
+    layer = case.needs(case.generic(), "scale")
     worst = 0.0
-    if layer.bias_kind:
+    if getattr(layer, "bias_kind", ""):
         point = case.points(*case.groups) if case.groups else case.points(1)[0]
         layer.bias_point = point
         worst = mismatch(layer.bias_point.detach(), point)

@@ -49,7 +49,7 @@ def weights_are_repetitions(case: NormCase) -> float:
     x = case.batch()
     w = torch.tensor([2.0, 1.0, 3.0] + [0.0] * (BATCH - 3), dtype=case.dtype, device=x.device)
     repeated = torch.cat([x[:1], x[:1], x[1:2], x[2:3], x[2:3], x[2:3]])
-    weighted, plain, masked, cut = (case.generic() for _ in range(4))
+    weighted, plain, masked, cut = (case.weighing(case.generic()) for _ in range(4))
     for layer in (plain, masked, cut):
         layer.load_state_dict(weighted.state_dict())
     y, expected = weighted(x, w).detach(), plain(repeated).detach()

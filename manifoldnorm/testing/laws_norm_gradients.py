@@ -15,11 +15,11 @@ _EPS = torch.finfo(torch.float64).eps
 
 
 def _loss(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
-    return (layer(x) * weight.conj()).real.sum()  # type: ignore[no-any-return]
+    return (layer(x) * weight.conj()).real.sum()
 
 
 def _residual(case: NormCase, layer: Any, x: Tensor) -> float:
-    """Compare autograd in the case's precision with differences in double precision; relative to the largest derivative."""
+    """Compare autograd in the case's precision with differences in double, relative to the largest derivative."""
     weight = case.noise(*x.shape).to(x.device)
     leaf = x.detach().clone().requires_grad_()
     layer.zero_grad()
@@ -82,7 +82,9 @@ def gradient_in_eval(case: NormCase) -> float:
 
 def gradient_with_detached_statistics(case: NormCase) -> float:
     """With detached statistics, training gradients are those of evaluation with the same mean and variance."""
-    layer, x = case.tracking(case.generic()), case.batch()
+    layer, x = case.needs(case.tracking(case.generic()), "momentum"), case.batch()
+    if not hasattr(layer, "grad_through_stats"):
+        raise NotImplementedError("the layer has no grad_through_stats")
     layer.grad_through_stats, layer.momentum = False, 1.0
     weight = case.cast(case.noise(*x.shape))
     gradients = []
@@ -105,7 +107,7 @@ def gradient_at_ties(case: NormCase) -> float:
     origins = case.origin(BATCH, *case.groups)
     fresh = case.fresh().eval()
     case.tracking(fresh)
-    layer = case.generic()
+    layer = case.needs(case.generic(), "eps")
     layer.eps = 0.1  # zero variance: a small eps would leave no room for differences
     same = case.batch(1).expand(BATCH, *case.groups, *case.manifold.point_shape)
     if not getattr(layer, "grad_through_stats", True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ class NormCase(ManifoldCase):
     def generic(self) -> Any:
         """Return a layer with a converged mean, a bias away from the origin and a scale other than one."""
         layer = self.exact()
-        if getattr(layer, "affine", False):
+        if getattr(layer, "affine", False) and hasattr(layer, "scale"):
             layer.scale = 1.3 if self.manifold.injective_fraction(*self._origin_pair()) is None else 0.2
         if getattr(layer, "bias_kind", ""):
             layer.bias_point = self.points(*self.groups) if self.groups else self.points(1)[0]
@@ -128,8 +129,19 @@ class NormCase(ManifoldCase):
         scale = getattr(layer, "scale", None)
         return torch.ones(self.groups, dtype=self.dtype, device=self.device) if scale is None else scale.detach()
 
+    def needs(self, layer: Any, *names: str) -> Any:
+        """Return the layer if it has these attributes."""
+        for name in names:
+            if getattr(layer, name, None) is None:
+                raise NotImplementedError(f"the layer has no {name}")
+        return layer
+
+    def weighing(self, layer: Any) -> Any:
+        """Return the layer if its forward takes weights."""
+        if "weights" not in inspect.signature(layer.forward).parameters:
+            raise NotImplementedError("the layer takes no weights")
+        return layer
+
     def tracking(self, layer: Any) -> Any:
         """Return the layer if it keeps running statistics."""
-        if getattr(layer, "running_mean", None) is None:
-            raise NotImplementedError("the layer keeps no running statistics")
-        return layer
+        return self.needs(layer, "running_mean", "running_var")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.manifolds import AffineInvariant, Manifold
+from manifoldnorm.nn.batchnorm import RiemannianBatchNorm
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.moves import Move, Moved
-from manifoldnorm.nn.norm import RiemannianBatchNorm
 from manifoldnorm.nn.published.base import PublishedNorm
 from manifoldnorm.stats import Karcher
 

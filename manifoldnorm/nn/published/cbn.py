@@ -9,9 +9,9 @@ from torch import Tensor
 
 from manifoldnorm.manifolds import LogCholesky, Manifold
 from manifoldnorm.manifolds.base import safe_sqrt, spread
+from manifoldnorm.nn.batchnorm import LieBatchNorm
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.moves import Move, Moved
-from manifoldnorm.nn.norm import LieBatchNorm
 from manifoldnorm.nn.published.base import PublishedNorm
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from manifoldnorm.manifolds import CholeskyInverse, Euclidean, flatten
 from manifoldnorm.manifolds.base import safe_sqrt
+from manifoldnorm.nn.batchnorm import LieBatchNorm
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.moves import Move, Moved
-from manifoldnorm.nn.norm import LieBatchNorm
 from manifoldnorm.nn.published.base import EarlyStoppedKarcher, PublishedNorm
 from manifoldnorm.nn.published.geometries import IndexedLogEuclidean, last_chart
 from manifoldnorm.stats import Karcher
