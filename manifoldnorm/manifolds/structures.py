@@ -17,6 +17,8 @@ class _StructureMeta(abc.ABCMeta):
     def __instancecheck__(cls, instance: Any) -> bool:
         if super().__instancecheck__(instance):
             return True
+        if cls.__bases__ != (object,):  # a geometry that has a structure, not the structure itself
+            return False
         base = getattr(instance, "structure_base", None)
         return base is not None and isinstance(base, cls)
 

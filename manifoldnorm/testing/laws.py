@@ -7,6 +7,7 @@ import unittest
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pickle import PicklingError
 from typing import Any
 
 import torch
@@ -18,7 +19,17 @@ Residual = float | Tensor
 LawFunction = Callable[[Any], Residual]
 
 # what a faulty subject may raise inside a law; anything else is a fault of the suite and passes through
-_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, Warning)
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    PicklingError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    Warning,
+)
 
 
 class LawAbsent(unittest.SkipTest):
@@ -115,7 +126,7 @@ class Law:
         """
         outcome = self._judge(seed)
         if outcome.verdict == "absent":
-            raise LawAbsent(str(outcome))
+            raise LawAbsent(f"{self.name} is absent: {outcome.detail}")
         if outcome.failed:
             raise AssertionError(f"{self.statement}\n{HEADER}\n{outcome}")
 

@@ -67,7 +67,7 @@ def eval_four_steps(case: NormCase) -> float:
 
 
 def _by_definition(case: NormCase, layer: Any, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    factor = case.scale_of(layer) / (variance + layer.eps).sqrt()
+    factor = case.scale_of(layer) / (variance + case.needs(layer, "eps").eps).sqrt()
     bias = case.bias_of(layer)
     if isinstance(layer, LieBatchNorm):
         return _group(case, x, mean, factor, bias)

@@ -1,0 +1,82 @@
+"""Every norm layer obeys every law it can have, in both precisions; what it lacks is written down here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from manifoldnorm.testing import laws_of_norm, run_laws
+from manifoldnorm.testing.catalogue import NORMS
+from manifoldnorm.testing.checks import NORM_LAWS
+
+TRACKED = {
+    "buffers_keep_their_storage",
+    "eval_four_steps",
+    "eval_ignores_batch_mates",
+    "eval_repeats_training",
+    "fresh_eval_is_a_dilation",
+    "gradient_at_ties",
+    "gradient_in_eval",
+    "gradient_with_detached_statistics",
+    "running_statistics",
+}
+OTHER = {
+    "Lie-LogCholesky-not-affine": {"bias_and_scale_can_be_assigned"},
+    "Riemannian-LogCholesky-detached": {"gradient_through_statistics"},
+}
+WITHOUT_CHANNELS = {
+    "Riemannian-AffineInvariant",
+    "Riemannian-AffineInvariant-direct",
+    "Riemannian-AffineInvariant-power",
+    "Lie-AffineInvariant",
+    "Lie-AffineInvariant-learned-power",
+    "Lie-LogEuclidean",
+    "Lie-LogEuclidean-complex",
+    "Gyro-LogCholesky-complex",
+    "Lie-LogCholesky-power",
+    "Lie-LogCholesky-untracked",
+    "Lie-LogCholesky-no-bias",
+    "Lie-LogCholesky-not-affine",
+    "Riemannian-LogCholesky-detached",
+    "BuresWasserstein",
+    "Riemannian-BuresWasserstein-complex",
+    "Riemannian-GeneralizedBuresWasserstein",
+    "Lie-CholeskyRightInvariant",
+    "Lie-AdaptiveLogEuclidean-learned",
+    "Gyro-Symmetric",
+}
+
+
+def _absent(name: str) -> set[str]:
+    absent = TRACKED if "untracked" in name else {"eval_uses_the_batch"}
+    one_way = name.startswith("Lie") or "direct" in name or "Bures" in name
+    absent = absent | ({"transport_is_gyrotranslation"} if one_way else set())
+    absent = absent | ({"channels_are_independent"} if name in WITHOUT_CHANNELS else set())
+    return absent | OTHER.get(name, set())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("name", NORMS)
+def test_laws(name: str, dtype: torch.dtype) -> None:
+    make, symmetries = NORMS[name]
+    report = run_laws(laws_of_norm(make, symmetries=symmetries, dtype=dtype, name=name))
+    report.assert_ok()
+    assert {o.law for o in report.absent} == _absent(name)
+    assert {o.law for o in report} == {f.__name__ for f in NORM_LAWS} | set(map(str, symmetries))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Lie-LogCholesky",
+        "Lie-LogEuclidean",
+        "Gyro-AffineInvariant",
+        "Lie-AffineInvariant-learned-power",
+        "BuresWasserstein",
+        "Riemannian-Euclidean",
+    ],
+)
+def test_compiled(name: str) -> None:
+    (law,) = [law for law in laws_of_norm(NORMS[name][0], slow=True, name=name) if law.slow]
+    law.assert_holds()
