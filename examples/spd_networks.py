@@ -117,7 +117,7 @@ def plan(args: argparse.Namespace) -> tuple[list[training.Run], dict[str, Any]]:
     cases: Sequence[Case] = TASKS[args.dataset][0](args)
     runs = []
     for case in cases:
-        fits, rest = norms.for_field(names, case.is_complex)
+        fits, rest = norms.for_field(names, case.data.x.is_complex())
         if not fits:
             raise ValueError(f"--norm {','.join(rest)} is for real matrices only; add --real")
         if rest:
@@ -181,15 +181,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.recipe = recipe_of(args)
         runs, settings = plan(args)
         prepare(args, runs, settings)
-        print(f"{runs[0].case.split.train.name}: {len(runs)} runs of at most {args.recipe.epochs} epochs")
+        print(f"{runs[0].case.data.name}: {len(runs)} runs of at most {args.recipe.epochs} epochs")
         done = execute(runs, args.recipe, resume=args.resume)
-        title = f"{runs[0].case.split.train.name}, {args.recipe.seeds} seed(s)" + (", --quick" if args.quick else "")
+        title = f"{runs[0].case.data.name}, {args.recipe.seeds} seed(s)" + (", --quick" if args.quick else "")
         text = report.write(done, title, settings, args.out)
     except KeyboardInterrupt:
         command = shlex.join([a for a in (argv or sys.argv[1:]) if a not in ("--resume", "--overwrite")] + ["--resume"])
         print(f"\nstopped; every finished epoch is saved. Continue with\n  python {sys.argv[0]} {command}")
         return 130
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, torch.linalg.LinAlgError) as error:
         p.error(" ".join(str(error).split()))
     print(f"\n{text}")
     print(

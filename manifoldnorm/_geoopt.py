@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifoldnorm.manifolds import AffineInvariant, Euclidean, LogEuclidean, Manifold, Stiefel
 
@@ -29,16 +30,21 @@ def _adapter_class() -> Any:
         name = "manifoldnorm"
         reversible = False
 
-        def __init__(self, manifold: Manifold) -> None:
+        def __init__(self, source: Any) -> None:
             super().__init__()
-            self.geometry = manifold
-            self.ndim = len(manifold.point_shape)
+            self.source = source
+            self.ndim = len(self.geometry.point_shape)
+
+        @property
+        def geometry(self) -> Manifold:
+            """The geometry now: a module that learns one is asked at every use."""
+            return self.source if isinstance(self.source, Manifold) else self.source()
 
         def __reduce__(self) -> Any:
-            return adapt, (self.geometry,)
+            return adapt, (self.source,)
 
         def __deepcopy__(self, memo: Any) -> Any:
-            return adapt(self.geometry)
+            return adapt(self.source if isinstance(self.source, Manifold) else copy.deepcopy(self.source, memo))
 
         def retr(self, x: Tensor, u: Tensor) -> Tensor:
             return self.geometry.retract(x, u)
@@ -96,15 +102,22 @@ def _adapter_class() -> Any:
     return Adapter
 
 
-def adapt(manifold: Manifold) -> Any:
-    """Return a geoopt manifold that behaves as ``manifold``."""
+def adapt(manifold: Any) -> Any:
+    """Return a geoopt manifold that behaves as ``manifold``, or as what a learnable one currently is."""
     return _adapter_class()(manifold)
 
 
 def manifold_parameter(data: Tensor, manifold: Any, requires_grad: bool = True) -> Any:
-    """Return a `geoopt.ManifoldParameter` holding ``data`` on ``manifold`` (ours, or geoopt's own)."""
-    adapter = adapt(manifold) if isinstance(manifold, Manifold) else manifold
+    """Return a `geoopt.ManifoldParameter` holding ``data`` on ``manifold`` (ours, a learnable one, or geoopt's own)."""
+    adapter = manifold if isinstance(manifold, _geoopt().Manifold) else adapt(manifold)
     return _geoopt().ManifoldParameter(data, manifold=adapter, requires_grad=requires_grad)
+
+
+def restore_kind(parameter: Any, manifold: Any) -> Any:
+    """Return a `geoopt.ManifoldParameter` again where ``load_state_dict(assign=True)`` left a plain parameter."""
+    if type(parameter) is not nn.Parameter:
+        return parameter
+    return manifold_parameter(parameter.data, manifold, parameter.requires_grad)
 
 
 def to_geoopt(manifold: Manifold) -> Any:

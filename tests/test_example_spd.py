@@ -111,9 +111,9 @@ def test_best_checkpoint_rebuilds_the_network_with_the_reported_accuracy(
     net = mn.models.SPDNet([5, 4], 3, norm=mn.nn.LieBatchNorm.of(mn.LogEuclidean), dtype=torch.float64)
     net.load_state_dict(best["model"])
     split = mn.datasets.load_npz(own).default_split()
-    unit = split.train.x.diagonal(dim1=-2, dim2=-1).mean()
+    assert best["unit"] == pytest.approx(split.train.x.diagonal(dim1=-2, dim2=-1).mean().item())
     with torch.no_grad():
-        right = net.eval()(split.test.x / unit).argmax(1) == split.test.y
+        right = net.eval()(split.test.x / best["unit"]).argmax(1) == split.test.y
     assert 100 * right.double().mean().item() == pytest.approx(best["result"]["test_accuracy"])
 
 
@@ -148,7 +148,9 @@ def test_resuming_after_an_interruption_is_bit_identical(
     files = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").glob("*.pt"))
     assert len(files) == 4
     for name in files:
-        whole, pieces = (torch.load(tmp_path / kind / "checkpoints" / name, weights_only=True) for kind in ("whole", "cut"))
+        whole, pieces = (
+            torch.load(tmp_path / kind / "checkpoints" / name, weights_only=True) for kind in ("whole", "cut")
+        )
         assert all(torch.equal(whole["model"][key], pieces["model"][key]) for key in whole["model"])
         assert _timeless(whole["history"]) == _timeless(pieces["history"])
 
@@ -238,7 +240,13 @@ def test_radar_compares_complex_and_real_input(
     command = ["--dataset", "radar", "--compare-real", "--quick", "--epochs", "2", "--norm", "none,lie-crim,bw"]
     assert example.main([*command, "--out", str(tmp_path)]) == 0
     rows = _rows(tmp_path / "table.csv")
-    assert [row["norm"].rsplit(", ", 1)[1] for row in rows] == ["complex", "complex", "real part", "real part", "real part"]
+    assert [row["norm"].rsplit(", ", 1)[1] for row in rows] == [
+        "complex",
+        "complex",
+        "real part",
+        "real part",
+        "real part",
+    ]
     assert "left out, for real matrices only: lie-crim" in capsys.readouterr().out
 
 
@@ -247,7 +255,9 @@ def test_own_folder_of_complex_signals(example: ModuleType, tmp_path: Path) -> N
     command = ["--data", str(folder), "--window", "6", "--hop", "3", "--norm", "rbn-aim", "--seeds", "1"]
     command += ["--epochs", "30", "--fixed-epochs", "--compare-real", "--out", str(tmp_path / "out")]
     assert example.main(command) == 0
-    both = {row["norm"].rsplit(", ", 1)[1]: float(row["test accuracy %"]) for row in _rows(tmp_path / "out" / "table.csv")}
+    both = {
+        row["norm"].rsplit(", ", 1)[1]: float(row["test accuracy %"]) for row in _rows(tmp_path / "out" / "table.csv")
+    }
     assert both["complex"] > 90  # the sign of the shift is in the imaginary part alone
     assert both["real part"] < 80
 

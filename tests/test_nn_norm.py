@@ -317,9 +317,7 @@ def test_grad_through_stats_false_detaches_mean_and_variance(x: Tensor) -> None:
 def test_routes() -> None:
     generator = torch.Generator().manual_seed(0)
     x = AIM.random_point(9, generator=generator, dtype=torch.float64)
-    origin, direct = (
-        mn.nn.RiemannianBatchNorm(AIM, route=r, mean=Exact(), **DOUBLE) for r in ("origin", "direct")
-    )
+    origin, direct = (mn.nn.RiemannianBatchNorm(AIM, route=r, mean=Exact(), **DOUBLE) for r in ("origin", "direct"))
     for layer in (origin, direct):
         layer.bias_point = x[1]
     gyro = mn.nn.GyroBatchNorm(AIM, mean=Exact(), **DOUBLE)
@@ -336,7 +334,7 @@ def test_routes() -> None:
 
 
 def test_direct_route_needs_transport() -> None:
-    with pytest.raises(ValueError, match="route='direct' needs parallel transport.*BuresWasserstein"):
+    with pytest.raises(ValueError, match=r"route='direct' needs parallel transport.*BuresWasserstein"):
         mn.nn.RiemannianBatchNorm(BW, route="direct")
     with pytest.raises(ValueError, match="route must be 'origin' or 'direct', got 'scenic'"):
         mn.nn.RiemannianBatchNorm(AIM, route="scenic")

@@ -37,8 +37,8 @@ GEOMETRIES: dict[str, mn.manifolds.Manifold] = {
 OPTIMIZERS: dict[str, tuple[Callable, int, float, float]] = {
     "RiemannianSGD": (lambda p: RiemannianSGD(p, lr=0.5), 100, 1.0, 1e-7),
     "RiemannianSGD momentum": (lambda p: RiemannianSGD(p, lr=0.15, momentum=0.6), 140, 1.0, 1e-7),
-    # normalised steps do not get shorter by themselves
-    "RiemannianAdam": (lambda p: RiemannianAdam(p, lr=0.3), 250, 0.97, 1e-3),
+    # a short memory of squared gradients, so that early large ones do not stall it
+    "RiemannianAdam": (lambda p: RiemannianAdam(p, lr=0.3, betas=(0.9, 0.9)), 250, 0.97, 1e-3),
 }
 
 

@@ -21,7 +21,7 @@ DECOMPOSITIONS = {"eigh", "eigvalsh", "eig", "eigvals", "svd", "svdvals", "qr", 
 
 def _part(module: str) -> str:
     """Return the part of the package that a module such as manifoldnorm.nn.norm belongs to."""
-    return (module.split(".") + [""])[1]
+    return ([*module.split("."), ""])[1]
 
 
 def _rank(part: str) -> int:
@@ -168,8 +168,8 @@ PUBLIC = {
     "datasets plotting testing",
     "manifolds": "Manifold LieGroup Gyrogroup Diffeo Pullback Euclidean AffineInvariant LogEuclidean LogCholesky "
     "BuresWasserstein GeneralizedBuresWasserstein CholeskyRightInvariant AdaptiveLogEuclidean PowerDeformed Stiefel",
-    "nn": "RiemannianBatchNorm LieBatchNorm GyroBatchNorm BuresWassersteinBatchNorm LearnableManifold Batch BiMap ReEig "
-    "LogEig ExpEig SPDVectorize Covariance Sequential published",
+    "nn": "RiemannianBatchNorm LieBatchNorm GyroBatchNorm BuresWassersteinBatchNorm LearnableManifold Batch BiMap "
+    "ReEig LogEig ExpEig SPDVectorize Covariance Sequential published",
     "stats": "Exact Newton Karcher FixedPoint Midpoint frechet_mean frechet_variance",
     "linalg": "eigh logm expm sqrtm inv_sqrtm powm clamp_eig sqrtm_inv_sqrtm lyapunov precision cholesky",
     "models": "SPDNet",

@@ -5,6 +5,7 @@ import pickle
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -288,8 +289,8 @@ def test_surrogate_gradient_error_shrinks_with_the_residual(manifold: mn.manifol
         residuals.append(relative_residual(manifold, policy(manifold, x), x))
         torch.manual_seed(0)
         errors.append(gradient_error(lambda p, w, f=policy: f(manifold, p, w / w.sum()), x, weights, exact))
-    assert all(b < 0.5 * a for a, b in zip(residuals, residuals[1:], strict=False))
-    assert all(b < 0.7 * a for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b < 0.5 * a for a, b in pairwise(residuals))
+    assert all(b < 0.7 * a for a, b in pairwise(errors))
     assert errors[-1] < 1e-2 * errors[0]
 
 
@@ -314,11 +315,11 @@ def test_policies_are_values(policy: stats.MeanPolicy) -> None:
 
 
 def test_impossible_policies_raise_when_a_layer_is_built() -> None:
-    with pytest.raises(ValueError, match="Midpoint: AffineInvariant.*no closed-form midpoint"):
+    with pytest.raises(ValueError, match=r"Midpoint: AffineInvariant.*no closed-form midpoint"):
         mn.nn.RiemannianBatchNorm(AIM, mean=Midpoint())
-    with pytest.raises(ValueError, match="FixedPoint: AffineInvariant.*no fixed-point iteration"):
+    with pytest.raises(ValueError, match=r"FixedPoint: AffineInvariant.*no fixed-point iteration"):
         mn.nn.RiemannianBatchNorm(AIM, mean=FixedPoint())
-    with pytest.raises(ValueError, match="Newton: .*no Hessian"):
+    with pytest.raises(ValueError, match=r"Newton: .*no Hessian"):
         Newton().check(mn.Stiefel(4, 2))
     mn.nn.RiemannianBatchNorm(BW, mean=FixedPoint())
     mn.nn.RiemannianBatchNorm(mn.GeneralizedBuresWasserstein(8), mean=FixedPoint())

@@ -73,9 +73,8 @@ def resolve(names: str) -> list[str]:
     asked = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in asked if name not in NORMS and name not in SAME]
     if unknown or not asked:
-        raise ValueError(
-            f"unknown norm {', '.join(map(repr, unknown)) or repr(names)}; choose all or from {', '.join([*NORMS, *SAME])}"
-        )
+        known = ", ".join([*NORMS, *SAME])
+        raise ValueError(f"unknown norm {', '.join(map(repr, unknown)) or repr(names)}; choose all or from {known}")
     return list(dict.fromkeys(SAME.get(name, name) for name in asked))
 
 

@@ -128,8 +128,11 @@ def _run_lines(done: Sequence[Done]) -> list[list[str]]:
 
 
 def save_best(done: Sequence[Done], settings: dict[str, Any], file: Path) -> None:
-    """Keep the weights of the run with the best validation accuracy, and what is needed to build its model."""
+    """Keep the weights of the run with the best validation accuracy, what builds its model, and its unit."""
     run, state = max(done, key=lambda entry: entry[1]["result"]["val_accuracy"])
     about = {"norm": run.norm, "form": run.case.form, "part": run.case.part, "seed": run.seed}
-    classes = list(run.case.split.train.classes)
-    save({**about, "classes": classes, "result": state["result"], "settings": settings, "model": state["model"]}, file)
+    about |= {
+        "classes": list(run.case.data.classes),
+        "unit": run.case.unit(run.case.data.default_split(seed=run.seed).train),
+    }
+    save({**about, "result": state["result"], "settings": settings, "model": state["model"]}, file)

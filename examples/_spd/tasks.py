@@ -37,23 +37,27 @@ class Case:
 
     form: str
     part: str
-    split: Split
+    data: Recordings
     build: Callable[[Factory | None, str], nn.Module]
 
-    @property
-    def is_complex(self) -> bool:
-        return self.split.train.x.is_complex()
+    def split(self, seed: int) -> Split:
+        """Split by sessions, or, where there is none, at random by trials, anew for each seed; divide by the unit."""
+        split = self.data.default_split(seed=seed)
+        unit = self.unit(split.train)
+        return Split(*(dataclasses.replace(part, x=part.x / unit) for part in split))
+
+    @staticmethod
+    def unit(train: Recordings) -> float:
+        """Return the mean eigenvalue of covariances (signals keep their unit)."""
+        return float(train.x.diagonal(dim1=-2, dim2=-1).real.mean()) if train.kind == "covariances" else 1.0
 
     def digest(self) -> str:
-        """Tell data apart: sizes of the parts and the sum of their magnitudes."""
-        return " ".join(f"{len(part)}:{float(part.x.abs().sum()):.10e}" for part in self.split)
+        """Tell data apart: number of samples and sum of their magnitudes."""
+        return f"{len(self.data)}:{float(self.data.x.abs().sum()):.10e}"
 
 
-def spd_case(data: Recordings, args: Namespace, form: str = "", split_seed: int = 0) -> Case:
-    """Train an SPDNet on covariances, in units in which the mean eigenvalue of the training part is 1."""
-    split = data.default_split(seed=split_seed)
-    unit = split.train.x.diagonal(dim1=-2, dim2=-1).real.mean()
-    split = Split(*(dataclasses.replace(part, x=part.x / unit) for part in split))
+def spd_case(data: Recordings, args: Namespace, form: str = "") -> Case:
+    """Train an SPDNet on covariances."""
     n = data.x.shape[-1]
     sizes = args.recipe.sizes or (n, max(2, -(-3 * n // 4)), max(2, n // 2))
     if sizes[0] != n:
@@ -62,10 +66,16 @@ def spd_case(data: Recordings, args: Namespace, form: str = "", split_seed: int 
 
     def build(norm: Factory | None, parametrization: str) -> nn.Module:
         return mn.models.SPDNet(
-            sizes, len(data.classes), norm=norm, field=field, parametrization=parametrization, dtype=data.x.dtype
+            sizes,
+            len(data.classes),
+            norm=norm,
+            field=field,
+            parametrization=parametrization,
+            rectify_last=True,
+            dtype=data.x.dtype,
         )
 
-    return Case(form, "", split, build)
+    return Case(form, "", data, build)
 
 
 def emg(args: Namespace) -> list[Case]:
@@ -93,7 +103,7 @@ def mamem_case(path: Path, subject: int) -> Case:
     def build(norm: Factory | None, parametrization: str) -> nn.Module:
         return mn.models.SSVEPNet(data.x.shape[1], len(data.classes), norm=norm, parametrization=parametrization)
 
-    return Case("", f"subject {subject}", data.split(), build)
+    return Case("", f"subject {subject}", data, build)
 
 
 def own(args: Namespace) -> list[Case]:
@@ -117,7 +127,7 @@ Loader = Callable[[Namespace], Sequence[Case]]
 TASKS: dict[str, tuple[Loader, Recipe]] = {
     "emg": (emg, Recipe(epochs=30, patience=10, batch=128, lr=2e-2, weight_decay=1.0, seeds=3, sizes=(8, 8))),
     "mamem": (mamem, Recipe(epochs=100, patience=0, batch=30, lr=3e-3, weight_decay=1.0, seeds=1)),
-    "radar": (radar, Recipe(epochs=40, patience=10, batch=50, lr=5e-3, weight_decay=1e-2, seeds=3, sizes=(20, 16, 12))),
+    "radar": (radar, Recipe(epochs=40, patience=15, batch=50, lr=2e-2, weight_decay=1e-2, seeds=3, sizes=(20, 16, 12))),
     "own": (own, Recipe(epochs=60, patience=15, batch=32, lr=5e-3, weight_decay=1e-2, seeds=3)),
 }
 QUICK: dict[str, dict[str, Any]] = {

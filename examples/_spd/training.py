@@ -97,7 +97,7 @@ class Training:
 
     def __init__(self, run: Run, recipe: Recipe) -> None:
         torch.manual_seed(run.seed)
-        self.run, self.recipe, self.data = run, recipe, run.case.split
+        self.run, self.recipe, self.data = run, recipe, run.case.split(run.seed)
         self.model = build(run, recipe)
         self.optimizer = OPTIMIZERS[recipe.optimizer][0](self.model, recipe)
         self.batches = max(1, round(len(self.data.train) / recipe.batch))

@@ -50,11 +50,12 @@ class Vjp(Function):
     def forward(a: Tensor, w: Tensor, uh: Tensor, p: Tensor | None, g: Tensor, f: SpectralFunction) -> Any:
         w = clamped(a, w, f)
         gh = to_basis(uh, symmetrize(g.to(uh.dtype)))
-        grad_a = from_basis(uh, gh * f.divided(w, p)).to(a.dtype)
-        if p is None:
-            return grad_a
-        assert f.parameter is not None
-        return grad_a, (diagonal(gh) * f.parameter.value(w, p)).sum(-1)
+        grad_p = None
+        if p is not None:
+            assert f.parameter is not None
+            grad_p = (diagonal(gh) * f.parameter.value(w, p)).sum(-1)
+        grad_a = from_basis(uh, gh.mul_(f.divided(w, p))).to(a.dtype)
+        return grad_a if p is None else (grad_a, grad_p)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -112,7 +112,7 @@ def symmetrize(a: Tensor) -> Tensor:
     tensor([[1., 1.],
             [1., 1.]])
     """
-    return (a + a.mH) * 0.5
+    return (a + a.mH).mul_(0.5)  # in place: a fresh large temporary costs page faults
 
 
 @without_autocast

@@ -64,7 +64,7 @@ class _Dilate(Function):
             weighted = half * fn.POWER.value(w, t).unsqueeze(-1)
             grad_k = done(2 * _total(weighted, uh, k.ndim - 2)).to(k.dtype)
         if needs_x or needs_a:
-            inner = inner * fn.POWER.divided(w, t)
+            inner = inner.mul_(fn.POWER.divided(w, t))
         if needs_x:
             rows = uh @ a.to(uh.dtype)
             grad_x = done((rows.mH @ inner @ rows).to(x.dtype))

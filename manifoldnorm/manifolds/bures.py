@@ -131,10 +131,10 @@ class BuresWasserstein(ConeManifold):
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
         """Return the system in the orthonormal coordinates ``Y_ij = sqrt((g_i + g_j) / 2) S_ij``, S as in `exp`.
 
-        Indices are those of the eigenbasis V of p, with spectrum g. The residual is that of ``T - I``, T the mean optimal
-        map. With ``L = V g^1/2`` and ``C_i = (L^H x_i L)^1/2`` (spectrum c) the Hessian is ``[2 c_j c_k / (c_j + c_k)]``
-        in the basis of C_i, between factors ``d = sqrt((1 / g_i + 1 / g_j) / 2)``, plus the curvature ``S g (I - T)``: the
-        identity at ``p = x_i``, and for commuting samples.
+        Indices are those of the eigenbasis V of p, with spectrum g. The residual is that of ``T - I``, T the mean
+        optimal map. With ``L = V g^1/2`` and ``C_i = (L^H x_i L)^1/2`` (spectrum c) the Hessian has the kernel
+        ``2 c_j c_k / (c_j + c_k)`` in the basis of C_i, between factors ``sqrt((g_i + g_j) / (2 g_i g_j))``, plus the
+        curvature ``S g (I - T)``; it is the identity at ``p = x_i`` and for commuting samples.
         """
         base = self._spectrum(p)
         g = fn.LOG.clamp(base.values, torch.finfo(x.dtype).eps)

@@ -10,7 +10,30 @@ from torch import Tensor
 from manifoldnorm.manifolds import Manifold
 from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import spread
+from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.moves import Moved
+
+
+def as_geometry(manifold: Any) -> Any:
+    """Return a geometry of this package, or a learnable one; a geoopt manifold is converted."""
+    if isinstance(manifold, (Manifold, LearnableManifold)):
+        return manifold
+    if isinstance(manifold, type):
+        raise TypeError(f"manifold: pass an instance, e.g. {manifold.__name__}(20), not the class.")
+    from manifoldnorm._geoopt import from_geoopt
+
+    return from_geoopt(manifold)
+
+
+def bias_kind(bias: str | bool) -> str:
+    """Return ``"tangent"``, ``"manifold"`` or, for no bias, the empty string."""
+    if bias is False:
+        return ""
+    if bias is True:
+        return "tangent"
+    if bias not in ("tangent", "manifold"):
+        raise ValueError(f"bias must be 'tangent', 'manifold' or False, got {bias!r}.")
+    return bias
 
 
 def check_layout(manifold: Manifold, channels: int | None, x: Tensor, name: str) -> None:

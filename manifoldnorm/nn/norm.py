@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
 from manifoldnorm.manifolds.base import spread
-from manifoldnorm.nn import _inputs, moves
+from manifoldnorm.nn import _inputs, _running, moves
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.statistics import Batch
@@ -44,11 +44,11 @@ class ManifoldNorm(nn.Module, abc.ABC):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self._geometry = _as_geometry(manifold)
+        self._geometry = _inputs.as_geometry(manifold)
         self.channels, self.eps, self.momentum, self.affine = channels, eps, momentum, affine
         self.track_running_stats, self.grad_through_stats = track_running_stats, grad_through_stats
         self.check_input, self.statistics = check_input, statistics or Batch()
-        self.bias_kind = _bias_kind(bias) if affine else ""
+        self.bias_kind = _inputs.bias_kind(bias) if affine else ""
         self._mean_policy = mean
         self._check_options()
         self._allocate(device, dtype)
@@ -69,7 +69,7 @@ class ManifoldNorm(nn.Module, abc.ABC):
             self._mean_policy.check(base)
 
     def _allocate(self, device: Any, dtype: torch.dtype | None) -> None:
-        real = _real(dtype or torch.get_default_dtype())
+        real = (dtype or torch.get_default_dtype()).to_real()
         point_dtype = real.to_complex() if self.manifold.is_complex else real
         groups = () if self.channels is None else (self.channels,)
         origin = self.manifold.origin(*groups, dtype=point_dtype, device=device).detach().clone()
@@ -80,7 +80,7 @@ class ManifoldNorm(nn.Module, abc.ABC):
         elif self.bias_kind == "manifold":
             from manifoldnorm._geoopt import manifold_parameter
 
-            self.bias_on_manifold = manifold_parameter(origin.clone(), self.manifold)
+            self.bias_on_manifold = manifold_parameter(origin.clone(), self._geometry)
         if self.track_running_stats:
             self.register_buffer("running_mean", origin)
             self.register_buffer("running_var", torch.ones(groups, dtype=real, device=device))
@@ -280,32 +280,14 @@ class ManifoldNorm(nn.Module, abc.ABC):
             return self.bias_on_manifold if chart is None else chart(self.bias_on_manifold)
         return None
 
-    @torch.no_grad()
-    def _track(self, base: Manifold, chart: Diffeo | None, mean: Tensor, variance: Tensor, valid: Tensor) -> None:
-        """Move the running statistics towards the batch's, except where no sample was valid."""
-        # finite samples may still overflow in a mean
-        valid = valid & (mean.flatten(valid.ndim).sum(-1).real + variance).isfinite()
-        variance = torch.where(valid, variance, self.running_var)
-        count = self.num_batches_tracked + valid.any()
-        # in the buffers' dtype throughout: a Python number times a boolean tensor is float32
-        share = valid.to(self.running_var.dtype)
-        weight = share * self.momentum if self.momentum is not None else share / count.clamp_min(1)
-        old = self.running_mean if chart is None else chart(self.running_mean)
-        new = base.geodesic(old, mean, weight)
-        new = new if chart is None else chart.inverse(new)
-        _write(self.running_mean, torch.where(spread(valid, len(base.point_shape)), new, self.running_mean))  # type: ignore[arg-type]
-        _write(self.running_var, self.running_var.lerp(variance.to(self.running_var.dtype), weight))
-        self.num_batches_tracked.copy_(count)
+    _track = _running.update
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        # load_state_dict(assign=True) makes a plain parameter of a geoopt one, and optimizers would leave the manifold
-        if self.bias_kind == "manifold" and type(self.bias_on_manifold) is nn.Parameter:
-            from manifoldnorm._geoopt import manifold_parameter
+        if self.bias_kind == "manifold":
+            from manifoldnorm._geoopt import restore_kind
 
-            self.bias_on_manifold = manifold_parameter(
-                self.bias_on_manifold.data, self.manifold, self.bias_on_manifold.requires_grad
-            )
+            self.bias_on_manifold = restore_kind(self.bias_on_manifold, self._geometry)
 
     def ends_in(self, chart: type[Diffeo]) -> bool:
         """Return whether the layer's output leaves exactly this chart at the end."""
@@ -346,32 +328,3 @@ class ManifoldNorm(nn.Module, abc.ABC):
             f"track_running_stats={self.track_running_stats}, mean={self._mean_policy or 'default'}, "
             f"grad_through_stats={self.grad_through_stats}, bias={self.bias_kind or False}"
         )
-
-
-def _write(buffer: Tensor, value: Tensor) -> None:
-    # through a view: torch.compile (2.13) loses an in-place change of a float64 tensor without dimensions
-    buffer.view(-1).copy_(value.reshape(-1))
-
-
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return dtype.to_real()
-
-
-def _bias_kind(bias: str | bool) -> str:
-    if bias is False:
-        return ""
-    if bias is True:
-        return "tangent"
-    if bias not in ("tangent", "manifold"):
-        raise ValueError(f"bias must be 'tangent', 'manifold' or False, got {bias!r}.")
-    return bias
-
-
-def _as_geometry(manifold: Any) -> Any:
-    if isinstance(manifold, (Manifold, LearnableManifold)):
-        return manifold
-    if isinstance(manifold, type):
-        raise TypeError(f"manifold: pass an instance, e.g. {manifold.__name__}(20), not the class.")
-    from manifoldnorm._geoopt import from_geoopt
-
-    return from_geoopt(manifold)

@@ -83,6 +83,13 @@ class BiMap(nn.Module):
 
             self.weight_on_manifold = manifold_parameter(initial, self.stiefel)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.parametrization == "manifold":
+            from manifoldnorm._geoopt import restore_kind
+
+            self.weight_on_manifold = restore_kind(self.weight_on_manifold, self.stiefel)
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw a new uniformly distributed weight."""

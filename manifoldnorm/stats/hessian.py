@@ -27,8 +27,8 @@ class Hessian(Protocol):
 class Frame(NamedTuple):
     """Coordinates in which a Hessian is close to the identity: entry by entry in an orthonormal basis.
 
-    ``H[Y] = V (d o K[d o V^H Y V] + a o ((b o V^H Y V) C) + h.c. / 2) V^H`` where K is the mean of the samples' kernels.
-    All are (*groups, n, n): the basis V, the real d, a and b, and the Hermitian C.
+    With ``Z = V^H Y V`` and K the mean of the samples' kernels, ``H[Y] = V (d o K[d o Z] + T + T^H) V^H`` where
+    ``T = a o ((b o Z) C) / 2``. All are (*groups, n, n): the basis V, the real d, a and b, and the Hermitian C.
     """
 
     basis: Tensor

@@ -14,7 +14,6 @@ from manifoldnorm.stats.hessian import Hessian
 from manifoldnorm.stats.weights import weighted_mean
 
 
-
 @dataclass(frozen=True)
 class MeanSystem:
     """What a manifold says about ``sum_i w_i log_p(x_i) = 0`` at a point p.

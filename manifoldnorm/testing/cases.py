@@ -78,7 +78,7 @@ class ManifoldCase:
     ) -> None:
         self.manifold, self.dtype, self.seed, self.device = manifold, dtype, seed, device
         self.generator = torch.Generator().manual_seed(seed)
-        self._sampler = sampler or manifold.random_point
+        self.sampler = sampler or manifold.random_point
         self.axes = len(manifold.point_shape)
         self.eps = torch.finfo(dtype).eps
 
@@ -103,7 +103,7 @@ class ManifoldCase:
 
     def wide_points(self, *batch: int) -> Tensor:
         """Return random points in double precision."""
-        return self._sampler(*batch, generator=self.generator, dtype=self.wide)
+        return self.sampler(*batch, generator=self.generator, dtype=self.wide)
 
     def points(self, *batch: int) -> Tensor:
         """Return random points (*batch, *point_shape), default one batch of `COUNT`."""

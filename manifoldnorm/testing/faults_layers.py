@@ -13,15 +13,9 @@ from manifoldnorm.nn import moves
 from manifoldnorm.nn.norm import ManifoldNorm
 from manifoldnorm.testing.mutants import Change, Mutant, swap
 
-_NORMALIZE, _TRACK = ManifoldNorm._normalize, ManifoldNorm._track
-
-
+_NORMALIZE = ManifoldNorm._normalize
 _BIAS, _MEAN = ManifoldNorm._base_bias, ManifoldNorm._batch_mean
-
-
 _FORWARD, _FLATTEN = ManifoldNorm.forward, ManifoldNorm._flatten
-
-
 _BY_GROUP, _BY_TRANSPORT = moves.by_group, moves.by_transport
 
 

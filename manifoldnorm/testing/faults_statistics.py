@@ -15,14 +15,8 @@ from manifoldnorm.stats import weighted_mean as true_weighted_mean
 from manifoldnorm.testing.mutants import Change, Mutant, swap
 
 _NORMALIZE, _TRACK = ManifoldNorm._normalize, ManifoldNorm._track
-
-
 _BIAS, _MEAN = ManifoldNorm._base_bias, ManifoldNorm._batch_mean
-
-
 _FORWARD, _FLATTEN = ManifoldNorm.forward, ManifoldNorm._flatten
-
-
 EPS = 1e-5
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.testing.cases import mismatch
-from manifoldnorm.testing.laws_norm_state import _changed
+from manifoldnorm.testing.laws_norm_state import changed_entries
 from manifoldnorm.testing.norm_cases import BATCH, NormCase, state_of
 
 
@@ -98,7 +98,7 @@ def all_bad_batches_change_nothing(case: NormCase) -> float:
     layer, x = case.trained().train(), case.batch()
     before = state_of(layer)
     y = layer(torch.full_like(x, math.nan)).detach()
-    return float(not bool(y.isnan().all())) + _changed(before, state_of(layer))
+    return float(not bool(y.isnan().all())) + changed_entries(before, state_of(layer))
 
 
 def empty_batches_change_nothing(case: NormCase) -> float:
@@ -108,7 +108,7 @@ def empty_batches_change_nothing(case: NormCase) -> float:
     for mode in (True, False):
         y = layer.train(mode)(x[:0])
         faults += float(y.shape != x[:0].shape or y.dtype != x.dtype)
-    return faults + _changed(before, state_of(layer))
+    return faults + changed_entries(before, state_of(layer))
 
 
 def one_sample_goes_to_the_bias(case: NormCase) -> float:

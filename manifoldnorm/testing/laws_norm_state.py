@@ -7,6 +7,7 @@ import inspect
 import io
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from manifoldnorm.testing.cases import mismatch
 from manifoldnorm.testing.norm_cases import NormCase, recast, state_of
 
 
-def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
+def changed_entries(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
     """Count the entries of a state that are not bit for bit the same."""
     same = before.keys() == after.keys() and all(torch.equal(v, after[k]) for k, v in before.items())
     return 0.0 if same else 1.0
@@ -39,12 +40,12 @@ def _survives(case: NormCase, revive: Callable[[Any], Any]) -> float:
     layer = case.trained()
     twin = revive(layer)
     x, more = case.batch(), case.batch()
-    faults = _changed(state_of(layer), state_of(twin))
+    faults = changed_entries(state_of(layer), state_of(twin))
     kinds = ({name: type(p) for name, p in module.named_parameters()} for module in (layer, twin))
     faults += float(len({tuple(k.items()) for k in kinds}) != 1)
     faults += float(not torch.equal(layer.eval()(x), twin.eval()(x)))
     faults += float(not torch.equal(layer.train()(more), twin.train()(more)))
-    return faults + _changed(state_of(layer), state_of(twin))
+    return faults + changed_entries(state_of(layer), state_of(twin))
 
 
 def state_dict_round_trip(case: NormCase) -> float:
@@ -108,7 +109,7 @@ def failed_forward_changes_nothing(case: NormCase) -> float:
         try:
             call()
         except (RuntimeError, TypeError, ValueError):
-            faults += _changed(before, state_of(layer))
+            faults += changed_entries(before, state_of(layer))
         else:
             faults += float(must_raise)
             layer.load_state_dict(before)
@@ -150,6 +151,12 @@ def autocast_changes_nothing(case: NormCase) -> float:
 
 def compiled(case: NormCase) -> float:
     """``torch.compile(fullgraph=True)`` gives the same output, gradients and state, in training and evaluation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Dynamo's own, about how it traces autograd Functions
+        return _compiled(case)
+
+
+def _compiled(case: NormCase) -> float:
     layer, x = case.generic(), case.batch()
     twin = copy.deepcopy(layer)
     weight = case.cast(case.noise(*x.shape))

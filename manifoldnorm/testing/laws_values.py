@@ -127,7 +127,7 @@ def _same_call(
 
 def precision(case: ManifoldCase) -> float:
     """Single precision agrees with double; dtype and device of the input are kept."""
-    single = ManifoldCase(case.manifold, torch.float32, case.seed, case._sampler, case.device)
+    single = ManifoldCase(case.manifold, torch.float32, case.seed, case.sampler, case.device)
     worst = 0.0
     for f, _, arguments in operations(single).values():
         got = f(*arguments)
@@ -229,7 +229,7 @@ def _or_none(f: Callable[[], Tensor]) -> Tensor | None:
 def injectivity(case: ManifoldCase) -> float:
     """A step too long for the exponential's domain, cut by `injective_fraction`, is undone by the logarithm."""
     case = ManifoldCase(
-        case.manifold, torch.float64, case.seed, case._sampler
+        case.manifold, torch.float64, case.seed, case.sampler
     )  # points near the boundary are ill-conditioned
     p = case.points()
     v = case.tangents(p, 20.0, anywhere=True)
