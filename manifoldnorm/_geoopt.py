@@ -7,7 +7,7 @@ import functools
 import warnings
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from manifoldnorm.manifolds import AffineInvariant, Euclidean, LogEuclidean, Manifold, Stiefel
 
@@ -111,13 +111,6 @@ def manifold_parameter(data: Tensor, manifold: Any, requires_grad: bool = True) 
     """Return a `geoopt.ManifoldParameter` holding ``data`` on ``manifold`` (ours, a learnable one, or geoopt's own)."""
     adapter = manifold if isinstance(manifold, _geoopt().Manifold) else adapt(manifold)
     return _geoopt().ManifoldParameter(data, manifold=adapter, requires_grad=requires_grad)
-
-
-def restore_kind(parameter: Any, manifold: Any) -> Any:
-    """Return a `geoopt.ManifoldParameter` again where ``load_state_dict(assign=True)`` left a plain parameter."""
-    if type(parameter) is not nn.Parameter:
-        return parameter
-    return manifold_parameter(parameter.data, manifold, parameter.requires_grad)
 
 
 def to_geoopt(manifold: Manifold) -> Any:

@@ -184,6 +184,25 @@ def test_meta_device(name: str) -> None:
     assert torch.equal(layer.eval()(x), source.eval()(x))
 
 
+def test_points_of_a_manifold_survive_the_meta_device() -> None:
+    net = nn.Sequential(
+        mn.nn.BiMap(4, 3, parametrization="manifold", **DOUBLE),
+        mn.nn.GyroBatchNorm(mn.AffineInvariant(3), bias="manifold", **DOUBLE),
+        mn.nn.published.LieBNSPDNet(mn.AffineInvariant(3), **DOUBLE),
+    )
+    kinds = {name: (type(p).__name__, repr(getattr(p, "manifold", None))) for name, p in net.named_parameters()}
+    geometries = [p.manifold.geometry for p in net.parameters() if hasattr(p, "manifold")]
+    assert len(geometries) == 3
+    moved = copy.deepcopy(net).to("meta").to_empty(device="cpu")
+    moved.load_state_dict(net.state_dict())
+    assigned = copy.deepcopy(net)
+    assigned.load_state_dict(copy.deepcopy(net.state_dict()), assign=True)
+    for other in (moved, assigned, copy.deepcopy(net).float()):
+        assert {n: (type(p).__name__, repr(getattr(p, "manifold", None))) for n, p in other.named_parameters()} == kinds
+        assert [p.manifold.geometry for p in other.parameters() if hasattr(p, "manifold")] == geometries
+    assert same_state(moved, net) and same_state(assigned, net)
+
+
 def test_state_keys_are_the_contract() -> None:
     keys = {"log_scale", "running_mean", "running_var", "num_batches_tracked"}
     assert set(LAYERS["RBN AIM"]().state_dict()) == keys | {"bias"}

@@ -83,7 +83,8 @@ class Euclidean(Manifold, LieGroup, Gyrogroup):
 
     def violation(self, x: Tensor) -> Tensor:
         """Return the relative distance to the projection."""
-        rows = (*x.shape[: x.ndim - len(self.point_shape)], math.prod(self.point_shape))  # scalars have no axis to flatten
+        # a reshape, not a flatten: scalars have no axis to flatten
+        rows = (*x.shape[: x.ndim - len(self.point_shape)], math.prod(self.point_shape))
         gap = torch.linalg.vector_norm((x - self.project(x)).reshape(rows), dim=-1)
         size = torch.linalg.vector_norm(x.reshape(rows), dim=-1)
         return gap / (size + torch.finfo(x.dtype).tiny)

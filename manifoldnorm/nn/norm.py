@@ -13,13 +13,14 @@ from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
 from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn import _inputs, _running, moves
+from manifoldnorm.nn._points import HoldsPoints
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.statistics import Batch
 from manifoldnorm.stats import MeanPolicy, masked_weights, weighted_mean
 
 
-class ManifoldNorm(nn.Module, abc.ABC):
+class ManifoldNorm(HoldsPoints, abc.ABC):
     """Shared machinery of the batch norms: centre, scale, bias, running statistics. A subclass chooses the move."""
 
     running_mean: Tensor
@@ -281,13 +282,6 @@ class ManifoldNorm(nn.Module, abc.ABC):
         return None
 
     _track = _running.update
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if self.bias_kind == "manifold":
-            from manifoldnorm._geoopt import restore_kind
-
-            self.bias_on_manifold = restore_kind(self.bias_on_manifold, self._geometry)
 
     def ends_in(self, chart: type[Diffeo]) -> bool:
         """Return whether the layer's output leaves exactly this chart at the end."""

@@ -13,6 +13,7 @@ from manifoldnorm.linalg import functions as fn
 from manifoldnorm.manifolds import Stiefel
 from manifoldnorm.manifolds.charts import real_diagonal
 from manifoldnorm.manifolds.stiefel import polar_factor
+from manifoldnorm.nn._points import HoldsPoints
 
 
 def _square(x: Tensor, n: int | None, name: str) -> None:
@@ -21,7 +22,7 @@ def _square(x: Tensor, n: int | None, name: str) -> None:
         raise ValueError(f"{name}: expected matrices (..., {size}, {size}), got {tuple(x.shape)}.")
 
 
-class BiMap(nn.Module):
+class BiMap(HoldsPoints):
     """Bilinear map ``W^H X W`` of positive-definite matrices, W with orthonormal columns.
 
     ``weight`` is the polar factor of ``raw_weight``, so W stays orthonormal with any optimizer and under weight decay
@@ -82,13 +83,6 @@ class BiMap(nn.Module):
             from manifoldnorm._geoopt import manifold_parameter
 
             self.weight_on_manifold = manifold_parameter(initial, self.stiefel)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if self.parametrization == "manifold":
-            from manifoldnorm._geoopt import restore_kind
-
-            self.weight_on_manifold = restore_kind(self.weight_on_manifold, self.stiefel)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
