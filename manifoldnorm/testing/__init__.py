@@ -8,6 +8,7 @@ nothing is retried, and points are never at the origin or equal unless that is t
 A consistently rescaled metric obeys every law: pin the scale of your own metric with one number worked out by hand.
 """
 
+from manifoldnorm.testing import mutants
 from manifoldnorm.testing.actions import (
     Symmetry,
     equivariant,
@@ -54,6 +55,7 @@ __all__ = [
     "invariant",
     "laws_of",
     "laws_of_norm",
+    "mutants",
     "permutation",
     "rotation",
     "run_laws",
