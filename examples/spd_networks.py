@@ -44,6 +44,19 @@ examples:
 """
 
 
+# options that mean something for some data sets only
+ONLY_FOR = {
+    "data": ("mamem", "own"),
+    "subjects": ("mamem",),
+    "sizes": ("emg", "radar", "own"),
+    "real": ("radar", "own"),
+    "compare_real": ("radar", "own"),
+    "window": ("own",),
+    "hop": ("own",),
+    "shrinkage": ("own",),
+}
+
+
 class Parser(argparse.ArgumentParser):
     """Errors in one line."""
 
@@ -114,6 +127,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 def plan(args: argparse.Namespace) -> tuple[list[training.Run], dict[str, Any]]:
     """Load the data and return the runs, and the settings that decide their results."""
     names = norms.resolve(args.norm)
+    for option, datasets in ONLY_FOR.items():
+        if getattr(args, option) and args.dataset not in datasets:
+            raise ValueError(f"--{option.replace('_', '-')} is for --dataset {' or '.join(datasets)} only")
     cases: Sequence[Case] = TASKS[args.dataset][0](args)
     runs = []
     for case in cases:
@@ -183,7 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(args, runs, settings)
         print(f"{runs[0].case.data.name}: {len(runs)} runs of at most {args.recipe.epochs} epochs")
         done = execute(runs, args.recipe, resume=args.resume)
-        title = f"{runs[0].case.data.name}, {args.recipe.seeds} seed(s)" + (", --quick" if args.quick else "")
+        title = f"{runs[0].case.data.name}, {args.recipe.seeds} seed{'s' * (args.recipe.seeds > 1)}" + (
+            ", --quick" if args.quick else ""
+        )
         text = report.write(done, title, settings, args.out)
     except KeyboardInterrupt:
         command = shlex.join([a for a in (argv or sys.argv[1:]) if a not in ("--resume", "--overwrite")] + ["--resume"])

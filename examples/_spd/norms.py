@@ -39,20 +39,14 @@ def bures_wasserstein(n: int, *, field: str = "real", **options: Any) -> nn.Modu
 _Lie, _Riemannian = mn.nn.LieBatchNorm, mn.nn.RiemannianBatchNorm
 NORMS = {
     "none": Choice("no norm", None),
-    "rbn-aim": Choice("Riemannian = gyro, affine-invariant", _Riemannian.of(mn.AffineInvariant)),
-    "lie-aim": Choice("Lie, affine-invariant", _Lie.of(mn.AffineInvariant)),
-    "lie-lem": Choice("Lie = Riemannian = gyro, log-Euclidean", _Lie.of(mn.LogEuclidean)),
-    "alem": Choice(
-        "Lie = Riemannian = gyro, adaptive log-Euclidean, learned",
-        learned(_Lie, mn.AdaptiveLogEuclidean, "low", "high"),
-        complex_input=False,
-    ),
-    "lie-lcm": Choice("Lie = Riemannian = gyro, log-Cholesky", _Lie.of(mn.LogCholesky)),
-    "lie-lcm-half": Choice(
-        "Lie = Riemannian = gyro, log-Cholesky of square roots", _Lie.of(mn.PowerDeformed.of(mn.LogCholesky, 0.5))
-    ),
-    "lie-crim": Choice("Lie, Cholesky right-invariant", _Lie.of(mn.CholeskyRightInvariant), complex_input=False),
-    "bw": Choice("Riemannian, Bures-Wasserstein of square roots, metric learned if real", bures_wasserstein),
+    "rbn-aim": Choice("affine-invariant, Riemannian = gyro", _Riemannian.of(mn.AffineInvariant)),
+    "lie-aim": Choice("affine-invariant, Lie", _Lie.of(mn.AffineInvariant)),
+    "lie-lem": Choice("log-Euclidean", _Lie.of(mn.LogEuclidean)),
+    "alem": Choice("adaptive log-Euclidean", learned(_Lie, mn.AdaptiveLogEuclidean, "low", "high"), False),
+    "lie-lcm": Choice("log-Cholesky", _Lie.of(mn.LogCholesky)),
+    "lie-lcm-half": Choice("log-Cholesky, power 1/2", _Lie.of(mn.PowerDeformed.of(mn.LogCholesky, 0.5))),
+    "lie-crim": Choice("Cholesky right-invariant, Lie", _Lie.of(mn.CholeskyRightInvariant), False),
+    "bw": Choice("Bures-Wasserstein, power 1/2, Riemannian", bures_wasserstein),
 }
 
 # Transport through the origin and gyroaddition are the same move; on flat geometries so is the group's product.
@@ -62,7 +56,7 @@ SAME = {
 }
 MERGED = (
     "Riemannian batch norm through the origin and gyro batch norm are the same map wherever both exist, and on flat "
-    "geometries so is Lie batch norm: such norms share a row."
+    "geometries (log-Euclidean, log-Cholesky) so is Lie batch norm: such norms share a row."
 )
 
 

@@ -111,6 +111,8 @@ def own(args: Namespace) -> list[Case]:
         raise ValueError("--dataset own needs --data, an npz file or a folder of *_<label>.npy files")
     if args.data.is_dir():
         data = mn.datasets.load_folder(args.data, window=args.window, hop=args.hop, shrinkage=args.shrinkage)
+    elif args.window or args.hop:
+        raise ValueError("--window and --hop are for a folder; cut the signals of an npz file before")
     else:
         data = mn.datasets.load_npz(args.data, shrinkage=args.shrinkage)
     if data.kind == "signals":

@@ -152,7 +152,7 @@ class BuresWasserstein(ConeManifold):
 
         def frame() -> Frame:
             curvature = -half.detach().to(basis.dtype) / product
-            return Frame(basis, sums / product, 1 / sums, g.unsqueeze(-1) / sums, curvature)
+            return Frame(basis, sums / product, 0.5 / sums, g.unsqueeze(-1) / sums, curvature)
 
         residual = basis @ ((sums / product) * half.to(basis.dtype)) @ basis.mH
         cost = real_diagonal(x).sum(-1).detach() - 2 * values.sum(-1)

@@ -28,7 +28,7 @@ class Frame(NamedTuple):
     """Coordinates in which a Hessian is close to the identity: entry by entry in an orthonormal basis.
 
     With ``Z = V^H Y V`` and K the mean of the samples' kernels, ``H[Y] = V (d o K[d o Z] + T + T^H) V^H`` where
-    ``T = a o ((b o Z) C) / 2``. All are (*groups, n, n): the basis V, the real d, a and b, and the Hermitian C.
+    ``T = a o ((b o Z) C)``. All are (*groups, n, n): the basis V, the real d, a and b, and the Hermitian C.
     """
 
     basis: Tensor
@@ -99,7 +99,7 @@ def _mean_of_kernels(s: Tensor, uh: Tensor, k: Tensor) -> Tensor:
 def _matvec(s: Tensor, uh: Tensor, k: Tensor, frame: Frame | None) -> Tensor:
     if frame is None:
         return _mean_of_kernels(s, uh, k)
-    half = 0.5 * frame.left * ((frame.right * s) @ frame.curvature)
+    half = frame.left * ((frame.right * s) @ frame.curvature)
     return frame.outer * _mean_of_kernels(frame.outer * s, uh, k) + half + half.mH
 
 
