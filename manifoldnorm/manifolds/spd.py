@@ -199,6 +199,14 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         spectrum = linalg.decompose(x, positive=True, name="AffineInvariant")
         return self._square_of(spectrum), lambda t: linalg.apply(spectrum, fn.POWER, t)
 
+    def point_from_tangent(self, v: Tensor) -> Tensor:
+        """Return the matrix exponential of ``v``."""
+        return linalg.expm(v)
+
+    def tangent_from_point(self, p: Tensor) -> Tensor:
+        """Return the matrix logarithm of ``p``."""
+        return linalg.logm(p)
+
     # ---- Cholesky group
 
     def compose(self, x: Tensor, y: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manifoldnorm.linalg._call import plain
 from manifoldnorm.manifolds import Manifold
 from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import spread
@@ -54,6 +56,21 @@ def check_same_kind(own: Tensor | None, x: Tensor, name: str) -> None:
             f"{name}: the layer holds {own.dtype} on {own.device}, the input is {x.dtype} on {x.device}. "
             f"Convert one of them, e.g. layer.to(x)."
         )
+
+
+def finite_samples(manifold: Manifold, x: Tensor) -> Tensor | None:
+    """Return which points of ``x`` are finite (*batch); None where all are and looking at values costs nothing."""
+    x = x.detach()
+    if plain(x) and math.isfinite(abs(x.sum().item())):
+        return None
+    axes = len(manifold.point_shape)
+    return (x.sum(tuple(range(-axes, 0))) if axes else x).isfinite()
+
+
+def origin_where_not(finite: Tensor, manifold: Manifold, x: Tensor) -> Tensor:
+    """Return ``x`` with the origin in place of the points that are not finite."""
+    origin = manifold.origin(dtype=x.dtype, device=x.device).detach()
+    return torch.where(spread(finite, len(manifold.point_shape)), x, origin)  # type: ignore[arg-type]
 
 
 def name_the_sample(manifold: Manifold, x: Tensor, error: Exception, name: str) -> None:

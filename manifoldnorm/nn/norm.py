@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
-from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn import _inputs, _running, moves
 from manifoldnorm.nn._points import HoldsPoints
 from manifoldnorm.nn.factory import NormFactory
@@ -223,8 +222,9 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         except torch.linalg.LinAlgError as error:
             _inputs.name_the_sample(manifold, x, error, type(self).__name__)
             raise
-        missing = missing.reshape(x.shape[: x.ndim - len(manifold.point_shape)])
-        return y.reshape(x.shape), chart, spread(missing, len(manifold.point_shape))  # type: ignore[return-value]
+        if missing is not None:
+            missing = missing.reshape(x.shape[: x.ndim - len(manifold.point_shape)] + (1,) * len(manifold.point_shape))
+        return y.reshape(x.shape), chart, missing
 
     def _normalize(
         self,
@@ -234,15 +234,14 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         metric_scale: float | Tensor,
         x: Tensor,
         weights: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        axes = len(manifold.point_shape)
-        finite = x.detach().sum(tuple(range(-axes, 0))).isfinite()
-        origin = manifold.origin(dtype=x.dtype, device=x.device)
-        x = torch.where(spread(finite, axes), x, origin.detach())  # type: ignore[arg-type]
+    ) -> tuple[Tensor, Tensor | None]:
+        finite = _inputs.finite_samples(manifold, x)
+        if finite is not None:
+            x = _inputs.origin_where_not(finite, manifold, x)
         y = x if chart is None else chart(x)
         from_batch = self.training or not self.track_running_stats
         if from_batch:
-            share, any_valid = masked_weights(finite, weights, self._real_dtype(x))
+            share, any_valid = self._shares(x, finite, weights, base)
             mean = self._batch_mean(base, y, share)
         else:
             mean = self.running_mean if chart is None else chart(self.running_mean)
@@ -261,8 +260,18 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         out = moved.finish(factor, bias)
         if self.training and self.track_running_stats:
             self._track(base, chart, mean.detach(), variance.detach(), any_valid)
+        if finite is None:
+            return out, None
         # NaN + anything is NaN: marks the samples that were left out, at no cost backward
         return out, torch.where(finite, 0.0, math.nan).to(out.real.dtype if out.is_complex() else out.dtype)
+
+    def _shares(self, x: Tensor, finite: Tensor | None, weights: Tensor | None, base: Manifold) -> tuple[Any, Any]:
+        """Return each sample's share of the statistics and whether any counts; None for uniform and for certainly."""
+        if finite is None:
+            if weights is None:
+                return None, None
+            finite = torch.ones(x.shape[: x.ndim - len(base.point_shape)], dtype=torch.bool, device=x.device)
+        return masked_weights(finite, weights, x.real.dtype if x.is_complex() else x.dtype)
 
     def _batch_mean(self, base: Manifold, y: Tensor, share: Tensor) -> Tensor:
         policy = self._mean_policy or base.default_mean
@@ -307,10 +316,6 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
             if own is not None:
                 return own
         return None
-
-    @staticmethod
-    def _real_dtype(x: Tensor) -> torch.dtype:
-        return x.real.dtype if x.is_complex() else x.dtype
 
     def extra_repr(self) -> str:
         """Return the options; scale is a standard deviation."""
