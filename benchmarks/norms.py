@@ -2,6 +2,7 @@
 
 python benchmarks/norms.py                  # B = 30 and 512, n = 20, float64, one thread
 python benchmarks/norms.py --grad-through-stats --dtype float32 --out results/norms.md
+python benchmarks/norms.py --backend torch  # without the compiled kernels
 """
 
 from __future__ import annotations
@@ -136,19 +137,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--grad-through-stats", action="store_true")
+    parser.add_argument("--backend", choices=["auto", "native", "torch"], default="auto")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     lines = [
         f"{platform.machine()}, torch {torch.__version__}, {arguments.threads} thread(s), "
         f"grad_through_stats={arguments.grad_through_stats}, medians of {arguments.rounds} interleaved rounds",
+        f"backend {arguments.backend}: " + "; ".join(f"{k}: {v}" for k, v in mn.linalg.backends().items()),
         "",
     ]
-    for batch in arguments.batch:
-        lines += table(
-            batch, arguments.n, getattr(torch, arguments.dtype), arguments.grad_through_stats, arguments.rounds
-        )
-        lines.append("")
+    dtype = getattr(torch, arguments.dtype)
+    with mn.linalg.backend(arguments.backend):
+        for batch in arguments.batch:
+            lines += [*table(batch, arguments.n, dtype, arguments.grad_through_stats, arguments.rounds), ""]
     print("\n".join(lines))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import figures_curvature
 import torch
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
@@ -71,6 +72,7 @@ def draw_all(app=None):
     FOLDER.mkdir(exist_ok=True)
     for name, manifold in geometries().items():
         draw(manifold, FOLDER / f"{name}.png")
+    figures_curvature.draw_all(FOLDER)
 
 
 if __name__ == "__main__":

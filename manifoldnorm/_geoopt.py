@@ -9,7 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from manifoldnorm.manifolds import AffineInvariant, Euclidean, LogEuclidean, Manifold, Stiefel
+from manifoldnorm.manifolds import (
+    AffineInvariant,
+    Euclidean,
+    LogEuclidean,
+    Lorentz,
+    Manifold,
+    PoincareBall,
+    ProjectedSphere,
+    Sphere,
+    Stereographic,
+    Stiefel,
+)
 
 
 @functools.cache
@@ -118,13 +129,22 @@ def to_geoopt(manifold: Manifold) -> Any:
     return adapt(manifold)
 
 
-# geoopt class name -> the geometry of this package, called with the sizes that geoopt leaves open
+def _plain(geometry: type) -> Any:
+    return lambda manifold, *sizes: geometry(*sizes)
+
+
+# geoopt class name -> the geometry of this package, from geoopt's manifold and the sizes that it leaves open
 _EQUIVALENTS: dict[str, Any] = {
-    "SymmetricPositiveDefinite:AIM": AffineInvariant,
-    "SymmetricPositiveDefinite:LEM": LogEuclidean,
-    "EuclideanStiefel": Stiefel,
-    "EuclideanStiefelExact": Stiefel,
-    "Euclidean": Euclidean,
+    "SymmetricPositiveDefinite:AIM": _plain(AffineInvariant),
+    "SymmetricPositiveDefinite:LEM": _plain(LogEuclidean),
+    "EuclideanStiefel": _plain(Stiefel),
+    "EuclideanStiefelExact": _plain(Stiefel),
+    "Euclidean": _plain(Euclidean),
+    "Sphere": lambda manifold, d: Sphere(d),
+    "Lorentz": lambda manifold, d: Lorentz(d, -1 / float(manifold.k)),
+    "PoincareBall": lambda manifold, d: PoincareBall(d, -float(manifold.c)),
+    "SphereProjection": lambda manifold, d: ProjectedSphere(d, float(manifold.k)),
+    "Stereographic": lambda manifold, d: Stereographic(d, float(manifold.k)),
 }
 
 
@@ -134,7 +154,8 @@ def from_geoopt(manifold: Any, *sizes: int) -> Manifold:
     Parameters
     ----------
     manifold : geoopt.Manifold
-        One made by `to_geoopt`, or geoopt's own (affine-invariant or log-Euclidean SPD, Euclidean Stiefel, Euclidean).
+        One made by `to_geoopt`, or geoopt's own: affine-invariant or log-Euclidean SPD, Euclidean Stiefel, Euclidean,
+        Sphere, Lorentz, and the stereographic models, whose curvature becomes a number.
     *sizes : int
         Of the geometry here, e.g. the matrix size.
 
@@ -159,7 +180,7 @@ def from_geoopt(manifold: Any, *sizes: int) -> Manifold:
         raise TypeError(f"from_geoopt: {name} has no equivalent here; known: {', '.join(sorted(_EQUIVALENTS))}.")
     if not sizes:
         raise TypeError(f"from_geoopt: {name} leaves its sizes open; pass them: from_geoopt(manifold, 20).")
-    return equivalent(*sizes)
+    return equivalent(manifold, *sizes)
 
 
 def geoopt_attribute(name: str) -> Any:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from manifoldnorm import _geoopt
 from manifoldnorm._geoopt import from_geoopt, to_geoopt
-from manifoldnorm._geoopt import manifold_parameter as ManifoldParameter
+from manifoldnorm.manifolds import Manifold
 
+_TORCH_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 _FROM_GEOOPT = {"RiemannianAdam", "RiemannianSGD"}
 
 
@@ -22,11 +23,41 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def ManifoldParameter(data: Tensor, manifold: Any, requires_grad: bool = True) -> Any:
+    """Return a `geoopt.ManifoldParameter` holding ``data`` on ``manifold`` (ours, a learnable one, or geoopt's own).
+
+    Parameters
+    ----------
+    data : Tensor
+        Points (*batch, *point_shape).
+    manifold : Manifold, LearnableManifold or geoopt.Manifold
+        What Riemannian optimizers keep them on.
+    requires_grad : bool
+        As of `torch.nn.Parameter`.
+
+    Raises
+    ------
+    ValueError
+        If the data are not points of a geometry of this package.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> mn.optim.ManifoldParameter(torch.eye(3), mn.AffineInvariant(3)).shape
+    torch.Size([3, 3])
+    """
+    parameter = _geoopt.manifold_parameter(data, manifold, requires_grad)
+    geometry = getattr(parameter.manifold, "geometry", None)
+    if isinstance(geometry, Manifold) and not data.is_meta:
+        geometry.check_point(data.detach(), "ManifoldParameter")
+    return parameter
+
+
 def no_decay_groups(model: nn.Module, weight_decay: float = 1e-2) -> list[dict[str, Any]]:
     """Split the parameters of a model into a group with weight decay and one without.
 
-    Scales, biases, learnable geometries and every manifold parameter get none: decay would pull them to a point that
-    means nothing.
+    Scales (of torch's norm layers too), biases, learnable geometries and every manifold parameter get none: decay would
+    pull them to a point that means nothing.
 
     Parameters
     ----------
@@ -44,10 +75,11 @@ def no_decay_groups(model: nn.Module, weight_decay: float = 1e-2) -> list[dict[s
     """
     decay: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    gains = {id(m.weight) for m in model.modules() if isinstance(m, _TORCH_NORMS)}
     for name, parameter in model.named_parameters():
         last = name.rsplit(".", 1)[-1]
         exempt = last in ("log_scale", "bias") or last.startswith("raw_") or hasattr(parameter, "manifold")
-        (plain if exempt else decay).append(parameter)
+        (plain if exempt or id(parameter) in gains else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

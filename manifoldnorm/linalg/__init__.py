@@ -7,7 +7,7 @@ repeated eigenvalues, and traces under ``torch.compile``, ``torch.func`` and ``t
 from manifoldnorm.linalg import _ops as _ops  # registers the operators
 from manifoldnorm.linalg import functions
 from manifoldnorm.linalg._ops import INDEFINITE_TOL, sample_index
-from manifoldnorm.linalg._precision import check_matrix, congruence, precision, symmetrize, without_autocast
+from manifoldnorm.linalg._precision import check_matrix, precision, symmetrize, without_autocast
 from manifoldnorm.linalg.cholesky import (
     cholesky,
     exp_cholesky,
@@ -16,9 +16,11 @@ from manifoldnorm.linalg.cholesky import (
     inverse_lower,
     log_cholesky,
 )
+from manifoldnorm.linalg.congruence import congruence
 from manifoldnorm.linalg.dilation import whiten
 from manifoldnorm.linalg.eigen import eigh, eigvalsh, smallest_below
 from manifoldnorm.linalg.kernels import apply_kernel, lyapunov
+from manifoldnorm.linalg.native import backend, backends
 from manifoldnorm.linalg.spectral import (
     apply,
     clamp_eig,
@@ -40,6 +42,8 @@ __all__ = [
     "Spectrum",
     "apply",
     "apply_kernel",
+    "backend",
+    "backends",
     "check_matrix",
     "cholesky",
     "clamp_eig",

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg.functions import SpectralFunction
 
 
 def rebuild(vectors_h: Tensor, diagonal: Tensor) -> Tensor:
     """Return U diag(d) U^H."""
+    if not torch.is_grad_enabled() and _fused.usable(vectors_h, diagonal):
+        return _fused.rebuild(diagonal, vectors_h)
     return (vectors_h.mH * diagonal.unsqueeze(-2)) @ vectors_h
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._basis import HIGHER_ORDER, clamped, diagonal, from_basis, no_derivative, rebuild, to_basis
 from manifoldnorm.linalg._call import call
@@ -48,14 +49,20 @@ class Vjp(Function):
     @staticmethod
     @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, p: Tensor | None, g: Tensor, f: SpectralFunction) -> Any:
-        w = clamped(a, w, f)
-        gh = to_basis(uh, symmetrize(g.to(uh.dtype)))
+        w, g = clamped(a, w, f), g.to(uh.dtype)
+        fused = f.native is not None and g.shape == uh.shape and _fused.usable(uh, w, p)
+        if fused:
+            grad_a, inner, _ = _fused.adjoint(f, w, p, uh, g)
+        else:
+            gh = to_basis(uh, symmetrize(g))
+            inner = diagonal(gh)
         grad_p = None
         if p is not None:
             assert f.parameter is not None
-            grad_p = (diagonal(gh) * f.parameter.value(w, p)).sum(-1)
-        grad_a = from_basis(uh, gh.mul_(f.divided(w, p))).to(a.dtype)
-        return grad_a if p is None else (grad_a, grad_p)
+            grad_p = (inner * f.parameter.value(w, p)).sum(-1)
+        if not fused:
+            grad_a = from_basis(uh, gh.mul_(f.divided(w, p)))
+        return grad_a.to(a.dtype) if p is None else (grad_a.to(a.dtype), grad_p)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg._precision import native, working_dtype
+from manifoldnorm.linalg.native import NOT_CONVERGED, chosen
 
 _LIB = torch.library.Library("manifoldnorm", "DEF")
 _LIB.define("eigh(Tensor a, bool wide, bool positive, str name) -> (Tensor, Tensor)")
 _LIB.define("eigvalsh(Tensor a, bool wide) -> Tensor")
 _LIB.define("smallest_below(Tensor a, float limit) -> Tensor")
+_LIB.define("lowest_projector(Tensor a, Tensor lowest, float limit) -> Tensor")
 _LIB.define("cholesky(Tensor a, bool wide, str name) -> Tensor")
 _LIB.define("no_derivative(Tensor g, str reason) -> Tensor")
 
@@ -86,9 +88,9 @@ def raise_indefinite(w: Tensor, dtype: torch.dtype, name: str) -> None:
     )
 
 
-def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
-    """Decompose on CPU, with the retry ladder and errors that name the sample."""
-    h = _hermitian(a, wide and not native())
+def _eigh_torch(a: Tensor, wide: bool, name: str) -> tuple[Tensor, Tensor]:
+    """First two rungs of the ladder with torch's solver: values and rows of conjugated eigenvectors."""
+    h = _hermitian(a, wide)
     try:
         w, u = torch.linalg.eigh(h)
         broken = not math.isfinite(float(w.sum()))
@@ -96,10 +98,30 @@ def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, 
         broken = True
     if broken:
         w, u = _rescue_eigh(h, name)
+    return w, _adjoint(u)
+
+
+def _eigh_solver(a: Tensor, wide: bool, name: str) -> tuple[Tensor, Tensor]:
+    """Decompose with the compiled kernels where they are chosen, with torch's solver elsewhere and where they fail."""
+    dtype = working_dtype(a.dtype, wide)
+    kernels = chosen(a, dtype)
+    if kernels is None:
+        return _eigh_torch(a, wide, name)
+    w, uh, status = kernels.eigen(a, dtype, vectors=True)
+    assert uh is not None
+    if status is not None:
+        failed = status == NOT_CONVERGED
+        w[failed], uh[failed] = _eigh_torch(a[failed], wide, name)
+    return w, uh
+
+
+def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
+    """Decompose on CPU, with the retry ladder and errors that name the sample."""
+    w, uh = _eigh_solver(a, wide and not native(), name)
     if positive:
         raise_indefinite(w, a.dtype, name)
     dtype = working_dtype(a.dtype, wide)
-    return w.to(dtype.to_real()), _adjoint(u).to(dtype).contiguous()
+    return w.to(dtype.to_real()), uh.to(dtype).contiguous()
 
 
 def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
@@ -118,6 +140,18 @@ def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tens
 def _eigh_fake(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
     dtype = working_dtype(a.dtype, wide)
     return a.new_empty(a.shape[:-1], dtype=dtype.to_real()), a.new_empty(a.shape, dtype=dtype)
+
+
+def _eigvalsh_cpu(a: Tensor, wide: bool) -> Tensor:
+    dtype = working_dtype(a.dtype, wide and not native())
+    kernels = chosen(a, dtype)
+    if kernels is None:
+        return _eigvalsh(a, wide)
+    w, _, status = kernels.eigen(a, dtype, vectors=False)
+    if status is not None:
+        failed = status == NOT_CONVERGED
+        w[failed] = _eigvalsh(a[failed], wide).to(dtype)
+    return w.to(working_dtype(a.dtype, wide))
 
 
 def _eigvalsh(a: Tensor, wide: bool) -> Tensor:
@@ -140,8 +174,23 @@ def smallest_below_cpu(a: Tensor, limit: float) -> Tensor:
     eye = torch.eye(h.shape[-1], dtype=h.dtype)
     below = (torch.linalg.cholesky_ex(h - limit * eye)[1] > 0) & _finite(h)
     if bool(below.any()):
-        result[below] = torch.linalg.eigvalsh(h[below])[..., 0].clamp_max(limit)
+        result[below] = _eigvalsh_cpu(h[below], False)[..., 0].clamp_max(limit)
     return result
+
+
+def lowest_projector_cpu(a: Tensor, lowest: Tensor, limit: float) -> Tensor:
+    """Return v v^H of the smallest eigenvalue where that is below the limit, 0 elsewhere."""
+    result = torch.zeros_like(a)
+    below = lowest < limit
+    if bool(below.any()):
+        row = _eigh_solver(a[below], False, "lowest_projector")[1][..., :1, :]
+        result[below] = _adjoint(row) @ row
+    return result
+
+
+def _lowest_projector_device(a: Tensor, lowest: Tensor, limit: float) -> Tensor:
+    row = _eigh_device(a, False, False, "lowest_projector")[1][..., :1, :]
+    return torch.where((lowest < limit)[..., None, None], _adjoint(row) @ row, 0.0)
 
 
 def _smallest_below_device(a: Tensor, limit: float) -> Tensor:
@@ -187,10 +236,12 @@ def _no_derivative(g: Tensor, reason: str) -> Tensor:
 
 _LIB.impl("eigh", eigh_cpu, "CPU")
 _LIB.impl("eigh", _eigh_device, "CUDA")
-_LIB.impl("eigvalsh", _eigvalsh, "CPU")
+_LIB.impl("eigvalsh", _eigvalsh_cpu, "CPU")
 _LIB.impl("eigvalsh", _eigvalsh, "CUDA")
 _LIB.impl("smallest_below", smallest_below_cpu, "CPU")
 _LIB.impl("smallest_below", _smallest_below_device, "CUDA")
+_LIB.impl("lowest_projector", lowest_projector_cpu, "CPU")
+_LIB.impl("lowest_projector", _lowest_projector_device, "CUDA")
 _LIB.impl("cholesky", cholesky_cpu, "CPU")
 _LIB.impl("cholesky", _cholesky_device, "CUDA")
 _LIB.impl("no_derivative", _no_derivative, "CPU")
@@ -199,6 +250,7 @@ torch.library.register_fake("manifoldnorm::no_derivative", lambda g, reason: tor
 torch.library.register_fake("manifoldnorm::eigh", _eigh_fake, lib=_LIB)
 torch.library.register_fake("manifoldnorm::eigvalsh", _eigvalsh_fake, lib=_LIB)
 torch.library.register_fake("manifoldnorm::smallest_below", _smallest_below_fake, lib=_LIB)
+torch.library.register_fake("manifoldnorm::lowest_projector", lambda a, lowest, limit: torch.empty_like(a), lib=_LIB)
 torch.library.register_fake("manifoldnorm::cholesky", _cholesky_fake, lib=_LIB)
 
 
@@ -214,6 +266,12 @@ def _smallest_below_vmap(info, in_dims, a, limit):  # type: ignore[no-untyped-de
     return torch.ops.manifoldnorm.smallest_below(a.movedim(in_dims[0], 0), limit), 0
 
 
+def _lowest_projector_vmap(info, in_dims, a, lowest, limit):  # type: ignore[no-untyped-def]
+    a, lowest = (t.movedim(d, 0) if d is not None else t for t, d in zip((a, lowest), in_dims, strict=False))
+    shape = torch.broadcast_shapes(a.shape[:-2], lowest.shape)
+    return torch.ops.manifoldnorm.lowest_projector(a.expand(shape + a.shape[-2:]), lowest.expand(shape), limit), 0
+
+
 def _cholesky_vmap(info, in_dims, a, wide, name):  # type: ignore[no-untyped-def]
     return torch.ops.manifoldnorm.cholesky(a.movedim(in_dims[0], 0), wide, name), 0
 
@@ -226,4 +284,5 @@ torch.library.register_vmap("manifoldnorm::eigh", _eigh_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::no_derivative", _no_derivative_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::eigvalsh", _eigvalsh_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::smallest_below", _smallest_below_vmap, lib=_LIB)
+torch.library.register_vmap("manifoldnorm::lowest_projector", _lowest_projector_vmap, lib=_LIB)
 torch.library.register_vmap("manifoldnorm::cholesky", _cholesky_vmap, lib=_LIB)

@@ -113,23 +113,3 @@ def symmetrize(a: Tensor) -> Tensor:
             [1., 1.]])
     """
     return (a + a.mH).mul_(0.5)  # in place: a fresh large temporary costs page faults
-
-
-@without_autocast
-def congruence(k: Tensor, x: Tensor) -> Tensor:
-    """Return ``K X K^H`` for a Hermitian ``x`` (N, ..., n, n) and ``k`` that broadcasts against it.
-
-    For a single ``k`` both products are large matrix multiplications instead of one small one per sample.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from manifoldnorm.linalg import congruence
-    >>> congruence(2 * torch.eye(2), torch.eye(2).expand(3, 2, 2))[0]
-    tensor([[4., 0.],
-            [0., 4.]])
-    """
-    if k.ndim == 2:
-        half = x @ k.mH  # for Hermitian x its adjoint is K X
-        return half.mH @ k.mH
-    return k @ x @ k.mH

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from manifoldnorm.linalg import _ops
+from manifoldnorm.linalg import _fused, _ops
 from manifoldnorm.linalg._call import call, plain
-from manifoldnorm.linalg._precision import check_matrix, widens, without_autocast
+from manifoldnorm.linalg._precision import check_matrix, widens, without_autocast, working_dtype
 
 
 def half_lower(a: Tensor) -> Tensor:
@@ -52,6 +52,10 @@ class _Cholesky(Function):
 
     @staticmethod
     def forward(a: Tensor, wide: bool, name: str, chart: bool) -> tuple[Tensor, Tensor | None]:
+        if a.ndim > 2 and a.dtype == working_dtype(a.dtype, wide) and _fused.usable(a):
+            factor, y, sound = _fused.cholesky(a.detach(), chart)
+            if sound:
+                return factor, y
         operator = _ops.cholesky_cpu if plain(a) else torch.ops.manifoldnorm.cholesky
         factor = operator(a.detach(), wide, name)
         if not chart:
@@ -70,6 +74,9 @@ class _Cholesky(Function):
     @without_autocast
     def backward(ctx: Any, g: Tensor | None, gy: Tensor | None) -> Any:
         (factor,) = ctx.saved_tensors
+        if (g is None) != (gy is None) and factor.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(factor):
+            given = (gy if g is None else g).to(factor.dtype)  # type: ignore[union-attr]
+            return _fused.cholesky_adjoint(factor, given, g is None).to(ctx.dtype), None, None, None
         if gy is not None:
             through = _scale_diagonal(gy.tril(), 1 / factor.diagonal(dim1=-2, dim2=-1))
             g = through if g is None else g + through
@@ -163,6 +170,8 @@ class _ExpCholesky(Function):
 
     @staticmethod
     def forward(y: Tensor) -> tuple[Tensor, Tensor]:
+        if y.ndim > 2 and _fused.usable(y):
+            return _fused.from_chart(y)
         factor = y.tril()
         factor.diagonal(dim1=-2, dim2=-1).exp_()
         return factor @ factor.mH, factor
@@ -176,6 +185,9 @@ class _ExpCholesky(Function):
     @without_autocast
     def backward(ctx: Any, g: Tensor | None, gk: Tensor | None) -> Any:
         (factor,) = ctx.saved_tensors
+        simple = gk is None and factor.ndim > 2 and not torch.is_grad_enabled()
+        if simple and g is not None and _fused.usable(factor, g):
+            return _fused.from_chart_adjoint(factor, g)
         if g is not None:
             through = (g + g.mH) @ factor
             gk = through if gk is None else gk + through

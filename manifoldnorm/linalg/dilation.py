@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._basis import HIGHER_ORDER, clamped, diagonal, no_derivative
 from manifoldnorm.linalg._call import call
-from manifoldnorm.linalg._precision import congruence, symmetrize, without_autocast
+from manifoldnorm.linalg._precision import symmetrize, without_autocast
+from manifoldnorm.linalg.congruence import congruence
 from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
 
@@ -22,7 +24,8 @@ def _total(left: Tensor, right: Tensor, groups: int) -> Tensor:
     if groups == 0:
         return left.reshape(-1, n).mH @ right.reshape(-1, n)
     product = left.mH @ right
-    return product.sum(tuple(range(product.ndim - 2 - groups)))
+    axes = tuple(range(product.ndim - 2 - groups))
+    return product.sum(axes) if axes else product  # the sum over no axes would be over all
 
 
 class _Dilate(Function):
@@ -35,29 +38,37 @@ class _Dilate(Function):
 
     @staticmethod
     @without_autocast
-    def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> Tensor:
         power = fn.POWER.value(clamped(x, w, fn.POWER), t)
-        rows = uh.clone() if k is None else uh @ k.to(uh.dtype).mH
-        return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype), rows
+        if _shared(k) and _fused.usable(uh):
+            return _fused.rebuild(power, uh, None if k is None else k.to(uh.dtype)).to(x.dtype)
+        rows = _coloured(uh, k)
+        return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @without_autocast
-    def backward(ctx: Any, g: Tensor, _: Any) -> Any:
-        x, a, w, uh, t, k, rows = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, a, w, uh, t, k = ctx.saved_tensors
         needs_x, needs_a, _, _, needs_t, needs_k = ctx.needs_input_grad
 
         def done(result: Tensor) -> Tensor:
             return no_derivative(HIGHER_ORDER, result, x, a, g, t, k) if torch.is_grad_enabled() else result
 
-        w = clamped(x, w, fn.POWER)
-        half = rows @ symmetrize(g.to(uh.dtype))
-        inner = half @ rows.mH
+        w, g = clamped(x, w, fn.POWER), g.to(uh.dtype)
         grad_t = grad_k = grad_x = grad_a = None
+        if not needs_a and _shared(k) and _shared(a) and _fused.usable(uh):
+            wide = [None if m is None else m.to(uh.dtype) for m in (k, a)]
+            grad_x, inner, grad_k = _fused.adjoint(fn.POWER, w, t, uh, g, *wide, colour=needs_k and k is not None)
+            grad_t = done((inner * fn.POWER_LOG.value(w, t)).sum(-1)) if needs_t else None
+            grad_k = None if grad_k is None else done(grad_k.to(k.dtype))
+            return done(grad_x.to(x.dtype)), None, None, None, grad_t, grad_k
+        rows = _coloured(uh, k)
+        half = rows @ symmetrize(g)
+        inner = half @ rows.mH
         if needs_t:
             grad_t = done((diagonal(inner) * fn.POWER_LOG.value(w, t)).sum(-1))
         if needs_k and k is not None:
@@ -72,6 +83,14 @@ class _Dilate(Function):
             moved = uh.mH @ inner @ uh
             grad_a = done(2 * _total(moved.mH, a.to(uh.dtype) @ x.to(uh.dtype), a.ndim - 2)).to(a.dtype)
         return grad_x, grad_a, None, None, grad_t, grad_k
+
+
+def _shared(m: Tensor | None) -> bool:
+    return m is None or m.ndim == 2
+
+
+def _coloured(uh: Tensor, k: Tensor | None) -> Tensor:
+    return uh if k is None else uh @ k.to(uh.dtype).mH
 
 
 def whiten(a: Tensor, x: Tensor, name: str) -> tuple[Spectrum, Callable[[Tensor, Tensor | None], Tensor]]:
@@ -101,6 +120,6 @@ def whiten(a: Tensor, x: Tensor, name: str) -> tuple[Spectrum, Callable[[Tensor,
     def power(t: Tensor | float, k: Tensor | None) -> Tensor:
         exponent = torch.as_tensor(t, device=x.device).to(spectrum.values.dtype)
         exponent = exponent.expand(spectrum.values.shape[:-1])
-        return call(_Dilate, x, a, spectrum.values, spectrum.vectors_h, exponent, k)[0]
+        return call(_Dilate, x, a, spectrum.values, spectrum.vectors_h, exponent, k)
 
     return spectrum, power

@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 from manifoldnorm.linalg import _ops
 from manifoldnorm.linalg._basis import HIGHER_ORDER, no_derivative, rebuild
-from manifoldnorm.linalg._call import plain
+from manifoldnorm.linalg._call import call, plain
 from manifoldnorm.linalg._precision import check_matrix, real_dtype, widens, without_autocast
 from manifoldnorm.linalg.spectrum import decompose
 
@@ -75,10 +75,38 @@ def eigvalsh(a: Tensor) -> Tensor:
     return values.to(real_dtype(a.dtype))
 
 
+class _SmallestBelow(Function):
+    """min(limit, smallest eigenvalue), whose gradient is v v^H of that eigenvalue, 0 where the limit is smaller."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, limit: float) -> Tensor:
+        operator = _ops.smallest_below_cpu if plain(a) else torch.ops.manifoldnorm.smallest_below
+        return operator(a.detach(), limit)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.limit = inputs[1]
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, lowest = ctx.saved_tensors
+        if plain(lowest) and not bool((lowest < ctx.limit).any()):
+            return None, None  # on CPU the answer is at hand, and nearly always this one
+        operator = _ops.lowest_projector_cpu if plain(a) else torch.ops.manifoldnorm.lowest_projector
+        grad = g[..., None, None] * operator(a.detach(), lowest.detach(), ctx.limit)
+        return no_derivative(HIGHER_ORDER, grad, a, g) if torch.is_grad_enabled() else grad, None
+
+
 def smallest_below(a: Tensor, limit: float) -> Tensor:
-    """Return the smaller of the smallest eigenvalue and a negative ``limit`` (...), without gradient.
+    """Return the smaller of the smallest eigenvalue and a negative ``limit`` (...).
 
     Costs a Cholesky factorisation, and a decomposition only of the matrices that fall below the limit (on CPU).
+    Differentiable once: the gradient is ``v v^H`` for a unit eigenvector of the smallest eigenvalue; where that is
+    repeated, of one of them, which is a subgradient. Where the limit is the smaller one it is 0.
 
     Examples
     --------
@@ -88,5 +116,4 @@ def smallest_below(a: Tensor, limit: float) -> Tensor:
     tensor([-1., -3.])
     """
     check_matrix(a, "smallest_below")
-    operator = _ops.smallest_below_cpu if plain(a) else torch.ops.manifoldnorm.smallest_below
-    return operator(a.detach(), limit)
+    return call(_SmallestBelow, a, limit)

@@ -11,8 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# far below eps, so that it vanishes beside the relative gap of any two different eigenvalues, and far above underflow
-_TINY = {torch.float64: 1e-40, torch.float32: 1e-20}
+
+def _tiny(w: Tensor) -> float:
+    """Return a number far below eps, so that it vanishes beside any relative gap, and far above underflow.
+
+    Literals: torch.compile(dynamic=True) makes an input of a number from a table, and loses it between Functions.
+    """
+    return 1e-40 if w.dtype == torch.float64 else 1e-20
 
 
 def _pairs(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,6 +39,7 @@ class SpectralFunction:
 
     positive = False  # whether the matrix must be positive (semi-)definite
     parameter: SpectralFunction | None = None  # derivative with respect to the parameter
+    native: int | None = None  # number of the function in the native library, where it is there
 
     def clamp(self, w: Tensor, eps: float) -> Tensor:
         """Return the eigenvalues at which the function is evaluated (clamps are relative to the largest)."""
@@ -46,6 +52,10 @@ class SpectralFunction:
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
         """Return the first divided differences f[a_i, a_j], (..., n, n)."""
         raise NotImplementedError
+
+    def auxiliary(self, w: Tensor, p: Tensor | None) -> Tensor:
+        """Return what the native divided differences need of each eigenvalue."""
+        return self.value(w, p)
 
     def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return ``f''(m) / 2`` and ``f''''(m) / 24``, used where three eigenvalues nearly coincide."""
@@ -85,12 +95,14 @@ class _Positive(SpectralFunction):
 class Log(_Positive):
     """log; ``log1p(r) / r / b`` with ``r = (a - b) / b``."""
 
+    native = 0
+
     def value(self, w: Tensor, p: Tensor | None) -> Tensor:
         return w.log()
 
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
         low, high = _pairs(w)
-        tiny = _TINY[w.dtype]
+        tiny = _tiny(w)
         ratio = high.sub_(low).div_(low)
         return ratio.log1p().add_(tiny).div_(ratio.add_(tiny)).div_(low)
 
@@ -101,11 +113,13 @@ class Log(_Positive):
 class Exp(SpectralFunction):
     """exp; ``e^max (1 - e^-t) / t`` with ``t = |a - b|``, which cannot overflow before the value does."""
 
+    native = 1
+
     def value(self, w: Tensor, p: Tensor | None) -> Tensor:
         return w.exp()
 
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
-        tiny = _TINY[w.dtype]
+        tiny = _tiny(w)
         gap = (w.unsqueeze(-1) - w.unsqueeze(-2)).abs_()
         grown = w.exp()
         top = torch.maximum(grown.unsqueeze(-1), grown.unsqueeze(-2))
@@ -122,6 +136,7 @@ class Sqrt(SpectralFunction):
     """Square root of a positive semi-definite matrix; ``1 / (sqrt a + sqrt b)``."""
 
     positive = True
+    native = 2
 
     def clamp(self, w: Tensor, eps: float) -> Tensor:
         return w.clamp_min(0.0)
@@ -133,6 +148,9 @@ class Sqrt(SpectralFunction):
         # bounds the derivatives at exactly singular matrices, where they are infinite
         info = torch.finfo(w.dtype)
         return w.maximum((w[..., -1:] * info.eps).clamp_min(info.tiny))
+
+    def auxiliary(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return self._floored(w).sqrt()
 
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
         root = self._floored(w).sqrt()
@@ -147,6 +165,11 @@ class Sqrt(SpectralFunction):
 
 class InvSqrt(_Positive):
     """Inverse square root; ``-1 / (sqrt a sqrt b (sqrt a + sqrt b))``."""
+
+    native = 3
+
+    def auxiliary(self, w: Tensor, p: Tensor | None) -> Tensor:
+        return w.sqrt()
 
     def value(self, w: Tensor, p: Tensor | None) -> Tensor:
         return w.rsqrt()
@@ -170,6 +193,7 @@ class Power(_Positive):
     def __init__(self, logs: int = 0) -> None:
         self.logs = logs
         self.parameter = Power(logs + 1) if logs < 2 else None
+        self.native = None if logs else 4
 
     def value(self, w: Tensor, p: Tensor | None) -> Tensor:
         power = w ** _param(p, 1)
@@ -179,7 +203,7 @@ class Power(_Positive):
         if self.logs > 1:
             raise NotImplementedError("powm: third derivatives in the exponent are not implemented.")
         low, high = _pairs(w)
-        tiny = _TINY[w.dtype]
+        tiny = _tiny(w)
         gap = high - low
         rise = (gap / low).log1p_()
         size, power = _param(p, 2).abs(), w ** _param(p, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._basis import HIGHER_ORDER, from_basis, to_basis
 from manifoldnorm.linalg._call import call
@@ -16,29 +18,62 @@ from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
 
 class SumKernel:
-    """A function k of the sum of two eigenvalues, ``c x^p``, and its divided difference."""
+    """A function k of the sum of two eigenvalues, ``c x^p``, and its divided difference.
 
-    def __init__(self, coefficient: float, power: float) -> None:
+    Both are given as functions with literal numbers: torch.compile(dynamic=True) makes an input of a number that is an
+    attribute, and loses it between autograd Functions.
+
+    Parameters
+    ----------
+    coefficient, power : float
+        c and p, for information.
+    value : callable
+        x -> k(x).
+    divided : callable
+        (x, y) -> (k(x) - k(y)) / (x - y), in a form without cancellation.
+    """
+
+    def __init__(
+        self,
+        coefficient: float,
+        power: float,
+        value: Callable[[Tensor], Tensor],
+        divided: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
         self.coefficient, self.power = coefficient, power
+        self._value, self._divided = value, divided
+        self.reciprocal = (coefficient, power) == (1, -1)
 
     def value(self, x: Tensor) -> Tensor:
         """Return k(x)."""
-        return self.coefficient * x**self.power
+        return self._value(x)
 
     def divided(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return (k(x) - k(y)) / (x - y) for the powers -1, -1/2 and 1/2, in forms without cancellation."""
-        if self.power == -1:
-            return -self.coefficient / (x * y)
-        root_x, root_y = x.sqrt(), y.sqrt()
-        if self.power == 0.5:
-            return self.coefficient / (root_x + root_y)
-        return -self.coefficient / (root_x * root_y * (root_x + root_y))
+        """Return (k(x) - k(y)) / (x - y)."""
+        return self._divided(x, y)
 
 
-LYAPUNOV = SumKernel(1.0, -1.0)
-BURES_TO_IDENTITY = SumKernel(2.0**0.5, -0.5)
-BURES_FROM_IDENTITY = SumKernel(0.5**0.5, 0.5)
-BURES_FROM_IDENTITY_SOLVED = SumKernel(0.5**0.5, -0.5)  # from the identity, then the Lyapunov solve
+def _of_roots(x: Tensor, y: Tensor) -> Tensor:
+    """Return the divided difference of the square root."""
+    return 1 / (x.sqrt() + y.sqrt())
+
+
+def _of_inverse_roots(x: Tensor, y: Tensor) -> Tensor:
+    """Return the divided difference of the inverse square root."""
+    root_x, root_y = x.sqrt(), y.sqrt()
+    return -1 / (root_x * root_y * (root_x + root_y))
+
+
+_ROOT2, _HALF = 2.0**0.5, 0.5**0.5
+LYAPUNOV = SumKernel(1.0, -1.0, lambda x: x.reciprocal(), lambda x, y: -1 / (x * y))
+BURES_TO_IDENTITY = SumKernel(
+    _ROOT2, -0.5, lambda x: 2.0**0.5 * x.rsqrt(), lambda x, y: 2.0**0.5 * _of_inverse_roots(x, y)
+)
+BURES_FROM_IDENTITY = SumKernel(_HALF, 0.5, lambda x: 0.5**0.5 * x.sqrt(), lambda x, y: 0.5**0.5 * _of_roots(x, y))
+# from the identity, then the Lyapunov solve
+BURES_FROM_IDENTITY_SOLVED = SumKernel(
+    _HALF, -0.5, lambda x: 0.5**0.5 * x.rsqrt(), lambda x, y: 0.5**0.5 * _of_inverse_roots(x, y)
+)
 
 
 def _grouped(x: Tensor, y: Tensor, like: Tensor) -> Tensor:
@@ -58,6 +93,8 @@ class _Kernel(Function):
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         kernel = k.value(w.unsqueeze(-1) + w.unsqueeze(-2))
+        if uh.ndim == 2 and v.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(uh):
+            return _fused.sandwich(uh, kernel, uh.mT, v.to(uh.dtype)).to(v.dtype)
         return from_basis(uh, kernel * to_basis(uh, symmetrize(v.to(uh.dtype)))).to(v.dtype)
 
     @staticmethod
@@ -73,9 +110,9 @@ class _Kernel(Function):
         grad_v = call(_Kernel, a, w, uh, g, ctx.k)
         if not ctx.needs_input_grad[0]:
             return None, None, None, grad_v, None
-        if ctx.k.power == -1:
-            # A Y + Y A = c V: the adjoint solve is all that the gradient in A needs, to any order
-            grad_a = symmetrize(_grouped(grad_v, y, a)) * (-2 / ctx.k.coefficient)
+        if ctx.k.reciprocal:
+            # A Y + Y A = V: the adjoint solve is all that the gradient in A needs, to any order
+            grad_a = symmetrize(_grouped(grad_v, y, a)) * -2
         else:
             grad_a = call(_KernelGrad, a, w, uh, v, g, ctx.k)
         return grad_a, None, None, grad_v, None
@@ -139,3 +176,38 @@ def lyapunov(a: Tensor, q: Tensor) -> Tensor:
     spectrum = decompose(a, positive=True, name="lyapunov")
     spectrum = Spectrum(*(t.expand(shape[:-2] + t.shape[a.ndim - 2 :]) for t in spectrum))
     return apply_kernel(spectrum, q.expand(shape), LYAPUNOV)
+
+
+def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Return ``sum_i U_i (W_i o (U_i^H S U_i)) U_i^H`` for one Hermitian S, without gradient.
+
+    Parameters
+    ----------
+    s : Tensor
+        (n, n).
+    rows, weights : Tensor
+        Conjugated eigenvectors as rows and symmetric weights, both (N, n, n).
+    """
+    if _fused.usable(rows, s, weights):
+        return _fused.sum_of_kernels(s, rows, weights)
+    stacked = rows.reshape(-1, s.shape[-1])  # both outer products are single large matrix products
+    rotated = (stacked @ s).reshape(rows.shape) @ rows.mH
+    return stacked.mH @ ((weights * rotated) @ rows).reshape(stacked.shape)
+
+
+def hyperbolic_weights(log: Tensor) -> Tensor:
+    """Return ``d coth d`` with ``d_ij = (l_i - l_j) / 2`` for every row of logarithms (..., n), without gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from manifoldnorm.linalg.kernels import hyperbolic_weights
+    >>> hyperbolic_weights(torch.tensor([0.0, 2.0]))
+    tensor([[1.0000, 1.3130],
+            [1.3130, 1.0000]])
+    """
+    if log.ndim > 1 and _fused.usable(log):
+        return _fused.hyperbolic_weights(log)
+    gap = ((log.unsqueeze(-1) - log.unsqueeze(-2)) * 0.5).abs_()
+    tiny = torch.finfo(gap.dtype).tiny
+    return (gap + tiny) / gap.tanh().add_(tiny)

@@ -11,8 +11,20 @@ from manifoldnorm.manifolds.charts import (
     MatrixPower,
     TraceScaling,
 )
+from manifoldnorm.manifolds.correlation import (
+    CorrelationEuclideanCholesky,
+    CorrelationLogEuclideanCholesky,
+    CorrelationLogScaling,
+    CorrelationOffLog,
+)
 from manifoldnorm.manifolds.diffeo import Diffeo
 from manifoldnorm.manifolds.euclidean import Euclidean, SymmetricMatrices, TriangularMatrices
+from manifoldnorm.manifolds.grassmann import Grassmann
+from manifoldnorm.manifolds.hyperbolic import Klein, Lorentz
+from manifoldnorm.manifolds.kernel_metric import KernelMetric
+from manifoldnorm.manifolds.kernels import BuresKernel, CustomKernel, MixedPowerKernel, SpectralKernel
+from manifoldnorm.manifolds.mixed_power import MixedPowerEuclidean
+from manifoldnorm.manifolds.product import Product
 from manifoldnorm.manifolds.pullback import Pullback, flatten
 from manifoldnorm.manifolds.pullbacks_spd import (
     AdaptiveLogEuclidean,
@@ -21,7 +33,10 @@ from manifoldnorm.manifolds.pullbacks_spd import (
     LogEuclidean,
     PowerDeformed,
 )
+from manifoldnorm.manifolds.rotations import Rotations
 from manifoldnorm.manifolds.spd import AffineInvariant
+from manifoldnorm.manifolds.sphere import Sphere
+from manifoldnorm.manifolds.stereographic import PoincareBall, ProjectedSphere, Stereographic
 from manifoldnorm.manifolds.stiefel import Stiefel
 from manifoldnorm.manifolds.structures import Gyrogroup, LieGroup
 
@@ -29,23 +44,42 @@ __all__ = [
     "AdaptiveLog",
     "AdaptiveLogEuclidean",
     "AffineInvariant",
+    "BuresKernel",
     "BuresWasserstein",
     "CholeskyInverse",
     "CholeskyRightInvariant",
     "Congruence",
+    "CorrelationEuclideanCholesky",
+    "CorrelationLogEuclideanCholesky",
+    "CorrelationLogScaling",
+    "CorrelationOffLog",
+    "CustomKernel",
     "Diffeo",
     "Euclidean",
     "GeneralizedBuresWasserstein",
+    "Grassmann",
     "Gyrogroup",
+    "KernelMetric",
+    "Klein",
     "LieGroup",
     "LogCholesky",
     "LogCholeskyChart",
     "LogEuclidean",
+    "Lorentz",
     "Manifold",
     "MatrixLog",
     "MatrixPower",
+    "MixedPowerEuclidean",
+    "MixedPowerKernel",
+    "PoincareBall",
     "PowerDeformed",
+    "Product",
+    "ProjectedSphere",
     "Pullback",
+    "Rotations",
+    "SpectralKernel",
+    "Sphere",
+    "Stereographic",
     "Stiefel",
     "SymmetricMatrices",
     "TraceScaling",

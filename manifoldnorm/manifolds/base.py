@@ -12,15 +12,16 @@ from torch import Tensor
 
 from manifoldnorm import stats
 from manifoldnorm.manifolds._checks import check_finite, first_bad
+from manifoldnorm.manifolds._operations import guard
 from manifoldnorm.stats import MeanPolicy, MeanSystem
 
 Self = TypeVar("Self", bound="Manifold")
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """Return the square root with gradient 0 (not infinity) at 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    """Return the square root with gradient 0 (not infinity) at 0; 0 below it, NaN for NaN."""
+    zero = x <= 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
 def spread(t: Tensor | float, axes: int) -> Tensor | float:
@@ -70,6 +71,10 @@ class Manifold(abc.ABC):
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        guard(cls)
+
     # ---- a value object
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -95,6 +100,10 @@ class Manifold(abc.ABC):
     def __repr__(self) -> str:
         config = ", ".join(f"{k}={_show(v)}" for k, v in self._config.items())  # type: ignore[attr-defined]
         return f"{type(self).__name__}({config})"
+
+    def lower_bound(self, option: str) -> float:
+        """Return what a learned option stays above, beside keeping its sign."""
+        return 0.0
 
     # ---- primitives; base point first
 
@@ -260,7 +269,11 @@ class Manifold(abc.ABC):
         return self.arithmetic_start(x, weights)
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
-        """Return the stationarity condition of the mean of ``x`` (N, *groups, *point_shape) at ``p``."""
+        """Return the stationarity condition of the mean of ``x`` (N, *groups, *point_shape) at ``p``.
+
+        What is derived from ``p`` meets the samples through `manifoldnorm.stats.spread`: weights may be segments.
+        """
+        p = stats.spread(p, weights)
         v = self.log(p, x)
         cost = stats.weighted_mean(self.inner(p, v, v).detach(), weights, 0)
         residual = stats.weighted_mean(v, weights, len(self.point_shape))
@@ -305,3 +318,6 @@ class Manifold(abc.ABC):
             )
         if not (x.is_floating_point() or x.is_complex()) or x.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(f"{self}: {name}: expected float32 or float64 (or complex), got {x.dtype}. Use x.float().")
+
+
+guard(Manifold)

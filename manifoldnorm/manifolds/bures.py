@@ -10,7 +10,9 @@ from torch import Tensor
 from manifoldnorm import linalg, stats
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg import kernels
+from manifoldnorm.linalg._call import plain
 from manifoldnorm.manifolds.charts import Congruence, real_diagonal
+from manifoldnorm.manifolds.cone import PositiveDefiniteCone
 from manifoldnorm.manifolds.pullback import Pullback
 from manifoldnorm.manifolds.spd import ConeManifold, check_field, check_size, spd_dim, trace_product
 from manifoldnorm.stats import EigenHessian, Frame, MeanSystem
@@ -50,7 +52,7 @@ class BuresWasserstein(ConeManifold):
     has_fixed_point = True
 
     def __init__(self, n: int, *, field: str = "real") -> None:
-        check_size("BuresWasserstein", n)
+        n = check_size("BuresWasserstein", n)
         check_field("BuresWasserstein", field)
         super().__init__((n, n), spd_dim(n, field), {"n": n, "field": field}, {"is_complex": field == "complex"})
 
@@ -63,14 +65,14 @@ class BuresWasserstein(ConeManifold):
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         """Return ``T p + p T - 2 p`` with the optimal map ``T = p^-1 # q``."""
         factor, inverse = linalg.inverse_cholesky(p)
-        root = linalg.sqrtm(linalg.congruence(factor.mH, q))
+        root = _root(p, factor, q)
         product = factor @ root @ inverse  # p T
         return product + product.mH - 2 * p
 
     def squared_dist(self, p: Tensor, q: Tensor) -> Tensor:
         """Return ``tr((T - I) p (T - I))``, which does not cancel for close points."""
         factor, inverse = linalg.inverse_cholesky(p)
-        root = linalg.sqrtm(linalg.congruence(factor.mH, q))
+        root = _root(p, factor, q)
         # (T - I) L = L^-H (C - L^H L)
         gap = inverse.mH @ (root - factor.mH @ factor)
         return (gap.conj() * gap).real.sum((-2, -1)) if gap.is_complex() else gap.square().sum((-2, -1))
@@ -134,14 +136,16 @@ class BuresWasserstein(ConeManifold):
         Indices are those of the eigenbasis V of p, with spectrum g. The residual is that of ``T - I``, T the mean
         optimal map. With ``L = V g^1/2`` and ``C_i = (L^H x_i L)^1/2`` (spectrum c) the Hessian has the kernel
         ``2 c_j c_k / (c_j + c_k)`` in the basis of C_i, between factors ``sqrt((g_i + g_j) / (2 g_i g_j))``, plus the
-        curvature ``S g (I - T)``; it is the identity at ``p = x_i`` and for commuting samples.
+        curvature ``S g (I - T)``; it is the identity at ``p = x_i`` and for commuting samples. All is in units of p.
         """
         base = self._spectrum(p)
-        g = fn.LOG.clamp(base.values, torch.finfo(x.dtype).eps)
+        unit = _unit(base.values)
+        g = fn.LOG.clamp(base.values, torch.finfo(x.dtype).eps) / unit
         basis, root = base.vectors_h.mH, g.sqrt()
-        factor = (basis * root.unsqueeze(-2)).to(x.dtype).detach()
+        factor = (basis * (root * unit.rsqrt()).unsqueeze(-2)).to(x.dtype).detach()
+        factor = stats.spread(factor, weights)
         spectrum = linalg.decompose(linalg.congruence(factor.mH, x), positive=True, name="BuresWasserstein mean")
-        half = linalg.weighted_apply(spectrum, fn.SQRT, weights) - torch.diag_embed(g).to(x.dtype)
+        half = stats.weighted_apply(spectrum, fn.SQRT, weights) - torch.diag_embed(g).to(x.dtype)
         values = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).sqrt()
         product = root.unsqueeze(-1) * root.unsqueeze(-2)
         sums = ((g.unsqueeze(-1) + g.unsqueeze(-2)) * 0.5).sqrt()
@@ -154,9 +158,10 @@ class BuresWasserstein(ConeManifold):
             curvature = -half.detach().to(basis.dtype) / product
             return Frame(basis, sums / product, 0.5 / sums, g.unsqueeze(-1) / sums, curvature)
 
-        residual = basis @ ((sums / product) * half.to(basis.dtype)) @ basis.mH
-        cost = real_diagonal(x).sum(-1).detach() - 2 * values.sum(-1)
-        size = g.sum(-1)
+        residual = basis @ ((sums / product) * half.to(basis.dtype)) @ basis.mH * unit.sqrt().unsqueeze(-1)
+        unit = unit.squeeze(-1)
+        cost = real_diagonal(x).sum(-1).detach() - 2 * stats.spread(unit, weights) * values.sum(-1)
+        size = unit * g.sum(-1)
         cost = stats.weighted_mean(cost, weights, 0) + size
         return MeanSystem(
             residual.to(x.dtype), EigenHessian(spectrum.vectors_h, kernel, weights, frame), cost, size.sqrt()
@@ -169,9 +174,23 @@ class BuresWasserstein(ConeManifold):
         return step @ p @ step
 
 
-@torch.no_grad()
+def _unit(values: Tensor) -> Tensor:
+    """Return the power of two next to the largest of (..., n) positive numbers, (..., 1), without gradient.
+
+    Products of two matrices of 1e-20, as in volts squared, are outside of the range of float32.
+    """
+    largest = values.detach().amax(-1, keepdim=True)
+    return largest.clamp_min(torch.finfo(largest.dtype).tiny).log2().round().exp2()
+
+
+def _root(p: Tensor, factor: Tensor, q: Tensor) -> Tensor:
+    """Return ``(L^H q L)^1/2`` for ``p = L L^H``, computed in units of p."""
+    unit = _unit(real_diagonal(p)).unsqueeze(-1)
+    return linalg.sqrtm(linalg.congruence((factor / unit).mH, q)) * unit
+
+
 def _inside(s: Tensor) -> Tensor:
-    """Return the largest t <= 1 for which the eigenvalues of ``I + t S`` stay above the margin."""
+    """Return the largest t <= 1 for which the eigenvalues of ``I + t S`` stay above the margin, differentiable."""
     limit = DOMAIN_MARGIN - 1
     return limit / linalg.smallest_below(s, limit)
 
@@ -206,6 +225,9 @@ class GeneralizedBuresWasserstein(Pullback):
             raise ValueError(
                 f"GeneralizedBuresWasserstein: metric must have shape ({n}, {n}), got {tuple(metric.shape)}."
             )
+        if metric is not None and torch.is_grad_enabled() and metric.grad_fn is None and plain(metric):
+            # given, not learned: what a module builds from its parameters is positive definite by construction
+            PositiveDefiniteCone.check_point(metric, "GeneralizedBuresWasserstein: metric")
         self._setup({"n": n, "metric": metric}, Congruence(metric), BuresWasserstein(n))
 
     def origin(self, *batch: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -60,12 +61,20 @@ class MatrixPower(Diffeo):
     image_of: ClassVar[dict[str, str]] = {"identity": "identity"}
 
     def __init__(self, power: float | Tensor) -> None:
-        if not isinstance(power, Tensor) and power == 0:
-            raise ValueError("MatrixPower: power must not be 0; the limit is the log-Euclidean chart, MatrixLog().")
+        if not isinstance(power, Tensor) and (power == 0 or not math.isfinite(power)):
+            raise ValueError(
+                f"MatrixPower: power must not be 0, infinite or NaN, got {power}; the limit at 0 is the log-Euclidean "
+                f"chart, MatrixLog()."
+            )
         self.power = power
 
     def __call__(self, p: Tensor) -> Tensor:
         """Return ``p^power``."""
+        if not isinstance(self.power, Tensor) and abs(self.power) < 1e3 * torch.finfo(p.dtype).eps:
+            raise ValueError(
+                f"MatrixPower: powers of {self.power} are the identity to within the rounding of {p.dtype}. Use a "
+                f"larger power, float64, or LogEuclidean, the limit."
+            )
         return linalg.powm(p, self.power)
 
     def inverse(self, y: Tensor) -> Tensor:

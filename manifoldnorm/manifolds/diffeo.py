@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from manifoldnorm.manifolds._operations import guard
+
 
 class Diffeo:
     """A diffeomorphism between two manifolds of tensors of the same shape, as an immutable value.
@@ -22,6 +24,10 @@ class Diffeo:
     >>> chart.inverse(chart(2 * torch.eye(2))).diagonal()
     tensor([2., 2.])
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        guard(cls)
 
     image_of: ClassVar[dict[str, str]] = {}  # what "identity" and "zero" are mapped to, where they are one of these
 

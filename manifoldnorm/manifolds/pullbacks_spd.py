@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from manifoldnorm import linalg
+from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import Manifold
 from manifoldnorm.manifolds.charts import (
     AdaptiveLog,
@@ -18,7 +22,7 @@ from manifoldnorm.manifolds.charts import (
 from manifoldnorm.manifolds.diffeo import Diffeo
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
 from manifoldnorm.manifolds.pullback import Pullback
-from manifoldnorm.manifolds.spd import AffineInvariant, check_alpha_beta, check_field, check_size
+from manifoldnorm.manifolds.spd import AffineInvariant, alpha_bound, check_alpha_beta, check_field, check_size
 
 
 class LogEuclidean(Pullback):
@@ -50,13 +54,19 @@ class LogEuclidean(Pullback):
     learnable: ClassVar[dict[str, str]] = {"alpha": "positive"}
 
     def __init__(self, n: int, alpha: float | Tensor = 1.0, beta: float | Tensor = 0.0, *, field: str = "real") -> None:
-        check_size("LogEuclidean", n)
+        n = check_size("LogEuclidean", n)
         check_field("LogEuclidean", field)
         check_alpha_beta("LogEuclidean", n, alpha, beta)
         plain = not isinstance(alpha, Tensor) and not isinstance(beta, Tensor) and (alpha, beta) == (1, 0)
         chart: Diffeo = MatrixLog() if plain else TraceScaling(alpha, beta) @ MatrixLog()
         config = {"n": n, "alpha": alpha, "beta": beta, "field": field}
         self._setup(config, chart, SymmetricMatrices(n, field))
+
+    beta: float | Tensor
+
+    def lower_bound(self, option: str) -> float:
+        """Return, for alpha, ``-n beta`` where that is positive."""
+        return alpha_bound(self.point_shape[-1], self.beta) if option == "alpha" else 0.0
 
 
 class LogCholesky(Pullback):
@@ -83,7 +93,7 @@ class LogCholesky(Pullback):
     """
 
     def __init__(self, n: int, *, field: str = "real") -> None:
-        check_size("LogCholesky", n)
+        n = check_size("LogCholesky", n)
         check_field("LogCholesky", field)
         self._setup({"n": n, "field": field}, LogCholeskyChart(), TriangularMatrices(n, field))
 
@@ -146,9 +156,10 @@ class AdaptiveLogEuclidean(Pullback):
     learnable: ClassVar[dict[str, str]] = {"low": "positive", "high": "positive"}
 
     def __init__(self, n: int, low: float | Tensor = 1.0, high: float | Tensor = 1.0, *, field: str = "real") -> None:
-        check_size("AdaptiveLogEuclidean", n)
+        n = check_size("AdaptiveLogEuclidean", n)
         check_field("AdaptiveLogEuclidean", field, complex_ok=False)
-        if not isinstance(low, Tensor) and not isinstance(high, Tensor) and min(low, high) <= 0:
+        given = [slope for slope in (low, high) if not isinstance(slope, Tensor)]
+        if not all(slope > 0 and math.isfinite(slope) for slope in given):
             raise ValueError(f"AdaptiveLogEuclidean: low={low}, high={high}: both slopes must be positive.")
         self._setup({"n": n, "low": low, "high": high}, AdaptiveLog(low, high), SymmetricMatrices(n))
 
@@ -158,6 +169,10 @@ class PowerDeformed(Pullback):
 
     ``d(p, q) = d_base(p^power, q^power) / |power|``. As ``power`` goes to 0 the affine-invariant metric becomes the
     log-Euclidean one; the log-Euclidean metric does not change.
+
+    The powers are matrices of the input's precision, which bounds useful powers on both sides. Near 0 the relative
+    error is ``eps / |power|`` (a fixed power for which that exceeds 1e-3 is an error). For large ones ``p^power`` must
+    still be numerically positive definite, ``cond(p)^|power| < 1 / eps``, which `check_point` looks at.
 
     Parameters
     ----------
@@ -181,6 +196,20 @@ class PowerDeformed(Pullback):
 
     def __init__(self, base: Manifold, power: float | Tensor) -> None:
         self._setup({"base": base, "power": power}, MatrixPower(power), base, 1 / (power * power))
+
+    power: float | Tensor
+
+    def check_point(self, x: Tensor, name: str = "x") -> None:
+        """Raise as every metric on positive-definite matrices does, and where the power is numerically singular."""
+        super().check_point(x, name)
+        values = linalg.eigvalsh(x)
+        condition = (values[..., -1] / values[..., 0]).log() * torch.as_tensor(self.power).detach().abs()
+        where = first_bad(condition > -math.log(x.shape[-1] * torch.finfo(x.dtype).eps))
+        if where is not None:
+            raise ValueError(
+                f"{self}: {name}: the power of {where[0]} is numerically singular (condition "
+                f"exp({float(condition.flatten()[where[1]]):.3g})). Use a smaller power, or float64."
+            )
 
     @classmethod
     def of(cls, base: Any, power: float, **options: Any) -> _DeformedFactory:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -10,17 +12,20 @@ from torch import Tensor
 
 from manifoldnorm import linalg, stats
 from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg import kernels
+from manifoldnorm.linalg.relative import log_det_ratio, sum_squared_logs
 from manifoldnorm.manifolds.base import Manifold
 from manifoldnorm.manifolds.charts import real_diagonal
 from manifoldnorm.manifolds.cone import PositiveDefiniteCone, identity
-from manifoldnorm.manifolds.structures import Finish, Gyrogroup, LieGroup
+from manifoldnorm.manifolds.structures import Finish, Gyrogroup, LieGroup, Spread, same
 from manifoldnorm.stats import EigenHessian, MeanSystem
 
 
-def check_size(name: str, n: int) -> None:
-    """Raise unless ``n`` is a positive integer."""
-    if not isinstance(n, int) or n < 1:
+def check_size(name: str, n: Any) -> int:
+    """Return ``n`` as an ordinary integer, or raise unless it is a positive one."""
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise ValueError(f"{name}: n must be a positive integer (the number of channels), got {n!r}.")
+    return int(n)
 
 
 def check_field(name: str, field: str, *, complex_ok: bool = True) -> None:
@@ -37,11 +42,16 @@ def check_alpha_beta(name: str, n: int, alpha: float | Tensor, beta: float | Ten
     """Raise unless ``alpha tr(VU) + beta tr(V) tr(U)`` is positive definite (learned values are by construction)."""
     if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
         return
-    if alpha <= 0 or alpha + n * beta <= 0:
+    if not (alpha > 0 and alpha + n * beta > 0 and math.isfinite(alpha + n * beta)):
         raise ValueError(
             f"{name}: alpha={alpha}, beta={beta} is no inner product: it needs alpha > 0 and "
             f"beta > -alpha / n = {-alpha / n:.4g}."
         )
+
+
+def alpha_bound(n: int, beta: float | Tensor) -> float:
+    """Return what a learned alpha must exceed for a given beta; by more than rounding where that is not 0."""
+    return max(0.0, -n * float(beta)) * (1 + 1e-6)
 
 
 def spd_dim(n: int, field: str) -> int:
@@ -125,7 +135,7 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
     beta: float | Tensor
 
     def __init__(self, n: int, alpha: float | Tensor = 1.0, beta: float | Tensor = 0.0, *, field: str = "real") -> None:
-        check_size("AffineInvariant", n)
+        n = check_size("AffineInvariant", n)
         check_field("AffineInvariant", field)
         check_alpha_beta("AffineInvariant", n, alpha, beta)
         config = {"n": n, "alpha": alpha, "beta": beta, "field": field}
@@ -144,6 +154,10 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         log = linalg.sum_log(spectrum) if self._has_beta else None
         return self._square(linalg.sum_log_squared(spectrum), log)
 
+    def lower_bound(self, option: str) -> float:
+        """Return, for alpha, ``-n beta`` where that is positive."""
+        return alpha_bound(self.point_shape[-1], self.beta) if option == "alpha" else 0.0
+
     def exp(self, p: Tensor, v: Tensor) -> Tensor:
         """Return ``L exp(L^-1 v L^-H) L^H`` for any factor ``p = L L^H``."""
         factor, inverse = linalg.inverse_cholesky(p)
@@ -155,9 +169,12 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         return linalg.congruence(factor, linalg.logm(linalg.congruence(inverse, q)))
 
     def squared_dist(self, p: Tensor, q: Tensor) -> Tensor:
-        """Return the squared distance from the eigenvalues of ``L^-1 q L^-H``."""
-        _, inverse = linalg.inverse_cholesky(p)
-        return self._square_of(linalg.decompose(linalg.congruence(inverse, q), positive=True, name="dist"))
+        """Return the squared distance from the singular values of ``L_p^-1 L_q``.
+
+        Its relative error is about ``eps sqrt(cond p cond q)``, as if the matrices were rounded once more.
+        """
+        log = log_det_ratio(p, q, name="dist") if self._has_beta else None
+        return self._square(sum_squared_logs(p, q, name="dist"), log)
 
     def inner(self, p: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Return ``alpha tr(p^-1 u p^-1 v) + beta tr(p^-1 u) tr(p^-1 v)``."""
@@ -222,16 +239,16 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         """Return ``L_x^-1 y L_x^-H``."""
         return linalg.congruence(linalg.inverse_cholesky(x)[1], y)
 
-    def group_dilation(self, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    def group_dilation(self, center: Tensor, x: Tensor, spread: Spread = same) -> tuple[Tensor, Finish]:
         """Whiten by the inverse Cholesky factor of the center, colour by that of the bias, with one decomposition."""
-        spectrum, power = linalg.whiten(linalg.inverse_cholesky(center)[1], x, "AffineInvariant")
+        spectrum, power = linalg.whiten(spread(linalg.inverse_cholesky(center)[1]), x, "AffineInvariant")
         return self._square_of(spectrum), lambda t, bias: power(t, None if bias is None else linalg.cholesky(bias))
 
     # ---- gyrogroup
 
-    def gyro_dilation(self, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    def gyro_dilation(self, center: Tensor, x: Tensor, spread: Spread = same) -> tuple[Tensor, Finish]:
         """Whiten by the inverse root of the center, colour by the root of the bias, with one decomposition."""
-        spectrum, power = linalg.whiten(linalg.inv_sqrtm(center), x, "AffineInvariant")
+        spectrum, power = linalg.whiten(spread(linalg.inv_sqrtm(center)), x, "AffineInvariant")
         return self._square_of(spectrum), lambda t, bias: power(t, None if bias is None else linalg.sqrtm(bias))
 
     def gyroadd(self, x: Tensor, y: Tensor) -> Tensor:
@@ -265,19 +282,15 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
         """Return the system in coordinates ``L^-1 v L^-H``: Hessian kernel ``d / tanh d``, ``d = (l_i - l_j) / 2``."""
-        inverse = linalg.inverse_cholesky(p)[1].detach()
+        inverse = stats.spread(linalg.inverse_cholesky(p)[1].detach(), weights)
         spectrum = linalg.decompose(linalg.congruence(inverse, x), positive=True, name="AffineInvariant mean")
-        residual = linalg.weighted_apply(spectrum, fn.LOG, weights)
+        residual = stats.weighted_apply(spectrum, fn.LOG, weights)
         log = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).log()
         cost = self._square(log.square().sum(-1), log.sum(-1) if self._has_beta else None).detach()
         cost = stats.weighted_mean(cost, weights, 0).to(residual.real.dtype)
 
-        def kernel() -> Tensor:
-            gap = ((log.unsqueeze(-1) - log.unsqueeze(-2)) * 0.5).abs_()
-            tiny = torch.finfo(gap.dtype).tiny
-            return (gap + tiny) / gap.tanh().add_(tiny)
-
-        return MeanSystem(residual, EigenHessian(spectrum.vectors_h, kernel, weights), cost, 1 + cost.sqrt())
+        hessian = EigenHessian(spectrum.vectors_h, lambda: kernels.hyperbolic_weights(log), weights)
+        return MeanSystem(residual, hessian, cost, 1 + cost.sqrt())
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
         """Return ``L exp(direction) L^H``."""

@@ -8,14 +8,27 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import linalg
+from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._call import plain
+from manifoldnorm.linalg._precision import widens, working_dtype
+from manifoldnorm.manifolds import _stiefel_geodesics
+from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import Manifold
 from manifoldnorm.manifolds.spd import check_field, trace_product
+from manifoldnorm.stats import MeanSystem, Weights
 
 
+@linalg.without_autocast
 def polar_factor(x: Tensor) -> Tensor:
     """Return the orthonormal polar factor ``x (x^H x)^-1/2`` of tall matrices (..., n, p).
 
-    The scale of x drops out; one Newton step after the root squares away its rounding error.
+    The scale of x drops out; one Newton step after the root squares away its rounding error. Single precision is
+    widened on CPU.
+
+    Raises
+    ------
+    torch.linalg.LinAlgError
+        On CPU, if the columns are linearly dependent: there is no polar factor.
 
     Examples
     --------
@@ -25,17 +38,31 @@ def polar_factor(x: Tensor) -> Tensor:
     tensor([1., 1.])
     """
     largest = x.detach().abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    x = x / largest
-    y = x @ linalg.inv_sqrtm(x.mH @ x)
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    return y @ (1.5 * eye - 0.5 * (y.mH @ y))
+    wide = (x / largest).to(working_dtype(x.dtype, widens(x)))
+    spectrum = linalg.decompose(wide.mH @ wide, name="polar factor")
+    if plain(wide):
+        _check_rank(spectrum.values, x.shape[-1])
+    y = wide @ linalg.apply(spectrum, fn.INV_SQRT)
+    eye = torch.eye(x.shape[-1], dtype=y.dtype, device=x.device)
+    return (y @ (1.5 * eye - 0.5 * (y.mH @ y))).to(x.dtype)
+
+
+def _check_rank(squares: Tensor, p: int) -> None:
+    """Raise if the smallest of the squared singular values (..., p) is rounding error."""
+    where = first_bad(squares[..., 0] <= p * torch.finfo(squares.dtype).eps * squares[..., -1])
+    if where is not None:
+        raise torch.linalg.LinAlgError(
+            f"polar factor: the columns of {where[0]} are linearly dependent, so no matrix with orthonormal columns is "
+            f"nearest. Draw a new one, e.g. BiMap.reset_parameters()."
+        )
 
 
 class Stiefel(Manifold):
     """Matrices (n, p), n >= p, with orthonormal columns and the Euclidean metric ``Re tr(u^H v)``.
 
-    Offers what optimizers need: projections, the polar retraction and transport by projection. The exponential and
-    the logarithm are not part of this class yet and raise.
+    Geodesics have a closed form (Edelman, Arias and Smith 1998). `log` solves the shooting equation in a fixed number
+    of steps; it finds the velocity of every geodesic up to a length of 2, of most up to 3, and returns NaN where it
+    finds none. Its gradient is the implicit one. Parallel transport and means are absent.
 
     Parameters
     ----------
@@ -46,7 +73,9 @@ class Stiefel(Manifold):
 
     References
     ----------
-    Absil, Mahony and Sepulchre 2008, "Optimization algorithms on matrix manifolds", section 4.1.1 (polar retraction).
+    Absil, Mahony and Sepulchre 2008, "Optimization algorithms on matrix manifolds", section 4.1.1 (polar retraction);
+    Edelman, Arias and Smith 1998, "The geometry of algorithms with orthogonality constraints", eq. (2.42) (geodesics);
+    Bryner 2017, "Endpoint geodesics on the Stiefel manifold embedded in Euclidean space" (shooting).
 
     Examples
     --------
@@ -69,15 +98,19 @@ class Stiefel(Manifold):
         return torch.eye(*self.point_shape, dtype=dtype, device=device).expand(*batch, *self.point_shape)
 
     def _absent(self, what: str) -> NotImplementedError:
-        return NotImplementedError(f"{self} has no {what}; use retract, vector_transport and project_tangent.")
+        return NotImplementedError(f"{self} has no {what} here; it offers exp, log, retract and vector_transport.")
 
     def exp(self, p: Tensor, v: Tensor) -> Tensor:
-        """Not offered; see `retract`."""
-        raise self._absent("closed-form exponential here")
+        """Return ``[p, v] exp([[a, -s], [1, a]]) [exp(-a); 0]`` with ``a = p^H v``, ``s = v^H v``."""
+        return _stiefel_geodesics.exp(p, v)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        """Not offered."""
-        raise self._absent("closed-form logarithm")
+        """Return the velocity of the geodesic from ``p`` to ``q``, NaN where the iteration finds none."""
+        return _stiefel_geodesics.log(p, q)
+
+    def mean_system(self, p: Tensor, x: Tensor, weights: Weights) -> MeanSystem:
+        """Not offered: without the Hessian of the squared distance a mean would have no exact gradient."""
+        raise self._absent("Frechet means")
 
     def to_origin(self, p: Tensor, v: Tensor) -> Tensor:
         """Not offered; see `vector_transport`."""
@@ -97,7 +130,7 @@ class Stiefel(Manifold):
 
     def project_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         """Return ``v - p sym(p^H v)``."""
-        return v - p @ linalg.symmetrize(p.mH @ v)
+        return _stiefel_geodesics.tangent(p, v)
 
     def egrad2rgrad(self, p: Tensor, g: Tensor) -> Tensor:
         """Return the projection of ``g``."""

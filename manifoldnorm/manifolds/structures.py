@@ -9,6 +9,12 @@ from typing import Any
 from torch import Tensor
 
 Finish = Callable[[Tensor, Tensor | None], Tensor]
+Spread = Callable[[Tensor], Tensor]
+
+
+def same(p: Tensor) -> Tensor:
+    """Return ``p``: how one center meets all samples."""
+    return p
 
 
 class _StructureMeta(abc.ABCMeta):
@@ -38,12 +44,13 @@ class LieGroup(metaclass=_StructureMeta):
         """Return ``inverse(x)`` composed with ``y``: the left translation that moves ``x`` to the identity."""
         return self.compose(self.inverse(x), y)
 
-    def group_dilation(self: Any, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    def group_dilation(self: Any, center: Tensor, x: Tensor, spread: Spread = same) -> tuple[Tensor, Finish]:
         """Return squared distances of ``quotient(center, x)`` from the identity, and how to finish.
 
-        ``finish(t, bias)`` is ``compose(bias, dilated by t)``; an override may share work between the steps.
+        ``finish(t, bias)`` is ``compose(bias, dilated by t)``; an override may share work between the steps. ``spread``
+        makes what belongs to the center broadcast against the samples, where there is a center per domain.
         """
-        squared, dilate = self.polar(self.quotient(center, x))
+        squared, dilate = self.polar(self.quotient(spread(center), x))
 
         def finish(t: Tensor, bias: Tensor | None) -> Tensor:
             return dilate(t) if bias is None else self.compose(bias, dilate(t))
@@ -75,12 +82,13 @@ class Gyrogroup(metaclass=_StructureMeta):
         """Return ``x`` dilated by ``t`` (broadcast over the batch) about the origin."""
         return self.polar(x)[1](t)
 
-    def gyro_dilation(self: Any, center: Tensor, x: Tensor) -> tuple[Tensor, Finish]:
+    def gyro_dilation(self: Any, center: Tensor, x: Tensor, spread: Spread = same) -> tuple[Tensor, Finish]:
         """Return squared distances of ``gyrosub(center, x)`` from the origin, and how to finish.
 
-        ``finish(t, bias)`` is ``gyroadd(bias, dilated by t)``; an override may share work between the steps.
+        ``finish(t, bias)`` is ``gyroadd(bias, dilated by t)``; an override may share work between the steps. ``spread``
+        makes what belongs to the center broadcast against the samples, where there is a center per domain.
         """
-        squared, dilate = self.polar(self.gyrosub(center, x))
+        squared, dilate = self.polar(self.gyrosub(spread(center), x))
 
         def finish(t: Tensor, bias: Tensor | None) -> Tensor:
             return dilate(t) if bias is None else self.gyroadd(bias, dilate(t))

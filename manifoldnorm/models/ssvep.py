@@ -55,14 +55,15 @@ class FoldedConvolutions(nn.Sequential):
         weight = torch.einsum("okj,kc->ocj", temporal.weight.squeeze(2).double(), mixing).to(x.dtype)
         signal = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         mixed = nn.functional.conv1d(signal, weight, temporal.bias, padding=weight.shape[-1] // 2)
-        return cast(Tensor, self[3](mixed.unsqueeze(2))).squeeze(2)
+        # an empty batch has no statistics, and would leave NaN in the running ones
+        return cast(Tensor, self[3](mixed.unsqueeze(2))).squeeze(2) if len(x) else mixed
 
 
 def _mixing(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Return the affine map (spatial, n_channels + 1) of a convolution over channels and its batch norm."""
     running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     weight, offset = convolution.weight.flatten(1).double(), cast(Tensor, convolution.bias).double()
-    if norm.training:
+    if norm.training and len(x):
         center = x.double().mean((0, 2), keepdim=True)
         centered = (x - center).transpose(0, 1).flatten(1)
         covariance = centered @ centered.mT / centered.shape[1]
@@ -99,6 +100,9 @@ class SSVEPNet(nn.Module):
         Length of the temporal convolution.
     threshold : float
         Absolute threshold of ReEig and ridge of the covariance, as published.
+    normalize_trace : bool
+        Whether covariances are divided by their trace, as in MAtt (GBWBN does not): it fixes the unit that metrics
+        without scale invariance see, otherwise an accident of the convolutions' gain.
     parametrization : {"polar", "manifold"}
         Of the `BiMap` layer: for any optimizer, or for Riemannian ones.
 
@@ -124,11 +128,12 @@ class SSVEPNet(nn.Module):
         features: int = 12,
         kernel: int = 36,
         threshold: float = 1e-5,
+        normalize_trace: bool = True,
         parametrization: str = "polar",
     ) -> None:
         super().__init__()
         self.front = FoldedConvolutions(n_channels, spatial, temporal, kernel)
-        self.covariance = mnn.Covariance(unbiased=True)
+        self.covariance = mnn.Covariance(unbiased=True, normalize_trace=normalize_trace)
         self.threshold = threshold
         double = torch.float64
         normed = [norm(features, dtype=double)] if norm is not None else []

@@ -1,14 +1,19 @@
 """Layers: batch norms on manifolds, and the layers of SPD networks."""
 
+from manifoldnorm.nn.adaptation import refit
 from manifoldnorm.nn.batchnorm import GyroBatchNorm, LieBatchNorm, RiemannianBatchNorm
 from manifoldnorm.nn.bures import BuresWassersteinBatchNorm
 from manifoldnorm.nn.covariance import Covariance
+from manifoldnorm.nn.domain import DomainBatchNorm, DomainFactory
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.learnable import LearnableManifold
+from manifoldnorm.nn.midpoint import LorentzCentroidBatchNorm, MidpointBatchNorm, PoincareMidpointBatchNorm
+from manifoldnorm.nn.momentum import Momentum, MomentumBatchNorm, MomentumSchedule, Renorm, set_epoch
 from manifoldnorm.nn.norm import ManifoldNorm
+from manifoldnorm.nn.sampler import DomainBatchSampler
 from manifoldnorm.nn.sequential import Sequential
 from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
-from manifoldnorm.nn.statistics import Batch
+from manifoldnorm.nn.statistics import Batch, Statistics
 
 from manifoldnorm.nn import published  # isort: skip  (it builds on the layers above)
 
@@ -17,16 +22,29 @@ __all__ = [
     "BiMap",
     "BuresWassersteinBatchNorm",
     "Covariance",
+    "DomainBatchNorm",
+    "DomainBatchSampler",
+    "DomainFactory",
     "ExpEig",
     "GyroBatchNorm",
     "LearnableManifold",
     "LieBatchNorm",
     "LogEig",
+    "LorentzCentroidBatchNorm",
     "ManifoldNorm",
+    "MidpointBatchNorm",
+    "Momentum",
+    "MomentumBatchNorm",
+    "MomentumSchedule",
     "NormFactory",
+    "PoincareMidpointBatchNorm",
     "ReEig",
+    "Renorm",
     "RiemannianBatchNorm",
     "SPDVectorize",
     "Sequential",
+    "Statistics",
     "published",
+    "refit",
+    "set_epoch",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,15 @@ from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.moves import Moved
+from manifoldnorm.nn.statistics import Statistics
+from manifoldnorm.stats import MeanPolicy
+
+
+class PerDomain(NamedTuple):
+    """The domain (M,) of each pooled sample, with the samples' weights."""
+
+    domain: Tensor
+    weights: Tensor | None
 
 
 def as_geometry(manifold: Any) -> Any:
@@ -22,6 +31,11 @@ def as_geometry(manifold: Any) -> Any:
         return manifold
     if isinstance(manifold, type):
         raise TypeError(f"manifold: pass an instance, e.g. {manifold.__name__}(20), not the class.")
+    if isinstance(manifold, int):
+        raise TypeError(
+            f"manifold: pass a geometry, e.g. AffineInvariant({manifold}), not a size. Where a network calls the norm "
+            f"with a size, give it a factory, e.g. norm=RiemannianBatchNorm.of(AffineInvariant)."
+        )
     from manifoldnorm._geoopt import from_geoopt
 
     return from_geoopt(manifold)
@@ -36,6 +50,17 @@ def bias_kind(bias: str | bool) -> str:
     if bias not in ("tangent", "manifold"):
         raise ValueError(f"bias must be 'tangent', 'manifold' or False, got {bias!r}.")
     return bias
+
+
+def check_policies(mean: Any, statistics: Any, name: str) -> None:
+    """Raise unless the mean and the statistics are policies, or None."""
+    if mean is not None and not isinstance(mean, MeanPolicy):
+        raise TypeError(
+            f"{name}: mean must be a policy of manifoldnorm.stats, such as Exact(), Newton(1), Karcher(1), "
+            f"FixedPoint(1) or Midpoint(), got {mean!r}."
+        )
+    if statistics is not None and not isinstance(statistics, Statistics):
+        raise TypeError(f"{name}: statistics must be a policy of manifoldnorm.nn, such as Batch(), got {statistics!r}.")
 
 
 def check_layout(manifold: Manifold, channels: int | None, x: Tensor, name: str) -> None:
@@ -87,7 +112,10 @@ def name_the_sample(manifold: Manifold, x: Tensor, error: Exception, name: str) 
 
 def check_domain(moved: Moved, factor: Tensor, bias: Tensor | None, name: str) -> None:
     """Raise if a scaled step leaves the domain of the exponential map."""
-    fraction = moved.fraction(factor, bias) if moved.fraction is not None else None
+    if moved.fraction is None:
+        return
+    with torch.no_grad():
+        fraction = moved.fraction(factor, bias)
     where = first_bad(fraction < 1) if fraction is not None else None
     if fraction is not None and where is not None:
         raise ValueError(
@@ -111,3 +139,26 @@ def pool(x: Tensor, weights: Tensor | None, axes: int, channels: int | None, nam
         )
     weights = weights.reshape(weights.shape + (1,) * (lead - weights.ndim)).expand(shape)
     return flat, weights.flatten(0, pooled - 1) if pooled > 1 else weights
+
+
+def pool_domain(layer: Any, x: Tensor, domain: Tensor) -> Tensor:
+    """Return the domain of each pooled sample (M,); looks at values only where that costs nothing."""
+    name, count = type(layer).__name__, layer.running_mean.shape[0]
+    if domain.dtype not in (torch.int32, torch.int64) or tuple(domain.shape) != tuple(x.shape[:1]):
+        raise ValueError(
+            f"{name}: domain must hold one integer for each of the {x.shape[0]} samples, got {domain.dtype} of shape "
+            f"{tuple(domain.shape)}. Map labels to 0, 1, ... first."
+        )
+    if plain(domain) and domain.numel() and not (domain.min().item() >= 0 and domain.max().item() < count):
+        bad = int(domain[(domain < 0) | (domain >= count)][0])
+        raise ValueError(
+            f"{name}: domain {bad} is not one of the {count} domains (0 to {count - 1}). Add it with add_domain()."
+        )
+    lead = x.ndim - len(layer.manifold.point_shape) - (layer.channels is not None)
+    return domain.reshape(domain.shape + (1,) * (lead - 1)).expand(x.shape[:lead]).reshape(-1)
+
+
+def check_no_domain(layer: Any) -> None:
+    """Raise if the layer's statistics are per domain."""
+    if layer.per_domain:
+        raise ValueError(f"{type(layer).__name__} belongs to a DomainBatchNorm; call that with (x, domain).")

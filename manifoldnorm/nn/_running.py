@@ -24,36 +24,79 @@ def update(
     layer : ManifoldNorm
         Its buffers are changed in place.
     base, chart
-        Where ``mean`` (C?, *point_shape) lives, and how the layer's manifold is mapped there (None: it is the base).
+        Where ``mean`` (*groups, *point_shape) lives, and how the layer's manifold is mapped there (None: it is the
+        base).
     mean, variance : Tensor
-        Of the batch, without gradient; ``variance`` is (C?).
+        Of the batch, without gradient; ``variance`` is (*groups, ...).
     valid : Tensor or None
-        Boolean (C?); None where every sample is valid.
+        Boolean (*groups); None where every sample is valid.
     """
+    valid = sound(base, mean, variance, valid)
     old = layer.running_mean if chart is None else chart(layer.running_mean)
-    if valid is None and plain(mean) and math.isfinite(abs((mean.sum() + variance.sum()).item())):
-        count = layer.num_batches_tracked.add_(1)
-        weight = layer.momentum if layer.momentum is not None else 1 / count.item()
-        new = base.geodesic(old, mean, weight)
-        layer.running_mean.copy_(new if chart is None else chart.inverse(new))
-        layer.running_var.lerp_(variance.to(layer.running_var.dtype), weight)
-        return
-    # finite samples may still overflow in a mean
-    sound = (mean.flatten(variance.ndim).sum(-1).real + variance).isfinite()
-    valid = sound if valid is None else sound & valid
-    count = layer.num_batches_tracked + valid.any()
-    # in the buffers' dtype throughout: a Python number times a boolean tensor is float32
-    share = valid.to(layer.running_var.dtype)
-    weight = share * layer.momentum if layer.momentum is not None else share / count.clamp_min(1)
+    weight = _weight(layer, valid)
     new = base.geodesic(old, mean, weight)
-    new = new if chart is None else chart.inverse(new)
-    variance = torch.where(valid, variance, layer.running_var)
-    keep: Any = spread(valid, len(base.point_shape))
-    _write(layer.running_mean, torch.where(keep, new, layer.running_mean))
-    _write(layer.running_var, layer.running_var.lerp(variance.to(layer.running_var.dtype), weight))
-    layer.num_batches_tracked.copy_(count)
+    spread_variance = layer.running_var.lerp(variance.to(layer.running_var.dtype), _over(weight, variance))
+    write(layer, "running", new if chart is None else chart.inverse(new), spread_variance, valid)
+    count(layer, valid)
 
 
-def _write(buffer: Tensor, value: Tensor) -> None:
+def sound(base: Manifold, mean: Tensor, variance: Tensor, valid: Tensor | None) -> Tensor | None:
+    """Return which statistics may enter the buffers; None where all may and looking at values costs nothing.
+
+    Finite samples may still overflow in a mean.
+    """
+    if valid is None and plain(mean) and math.isfinite(abs((mean.sum() + variance.sum()).item())):
+        return None
+    groups = mean.ndim - len(base.point_shape)
+    finite = (_total(mean, groups).real + _total(variance, groups)).isfinite()
+    return finite if valid is None else finite & valid
+
+
+def write(layer: Any, kind: str, mean: Tensor, variance: Tensor, valid: Tensor | None) -> None:
+    """Copy a mean (a point of the layer's manifold) and a variance into a pair of buffers where they are valid."""
+    for buffer, value in ((getattr(layer, f"{kind}_mean"), mean), (getattr(layer, f"{kind}_var"), variance)):
+        if valid is None:
+            buffer.copy_(value)
+        else:
+            kept: Any = spread(valid, buffer.ndim - valid.ndim)
+            copy_into(buffer, torch.where(kept, value.to(buffer.dtype), buffer))
+
+
+def count(layer: Any, valid: Tensor | None) -> None:
+    """Count a batch, for every domain with a valid statistic."""
+    tracked = layer.num_batches_tracked
+    if valid is None:
+        tracked.add_(1)
+    else:
+        copy_into(tracked, tracked + _any(valid, tracked.ndim))
+
+
+def copy_into(buffer: Tensor, value: Tensor) -> None:
+    """Copy a value into a buffer, also while tracing."""
     # through a view: torch.compile (2.13) loses an in-place change of a float64 tensor without dimensions
     buffer.view(-1).copy_(value.reshape(-1))
+
+
+def _weight(layer: Any, valid: Tensor | None) -> Any:
+    """Return the weight of the new batch (*groups), 0 where it is not valid."""
+    if valid is None:
+        return layer.momentum if layer.momentum is not None else 1 / (layer.num_batches_tracked.item() + 1)
+    # in the buffers' dtype throughout: a Python number times a boolean tensor is float32
+    share = valid.to(layer.running_var.dtype)
+    if layer.momentum is not None:
+        return share * layer.momentum
+    tracked = layer.num_batches_tracked
+    batches = (tracked + _any(valid, tracked.ndim)).clamp_min(1)
+    return share / spread(batches, valid.ndim - batches.ndim)
+
+
+def _any(valid: Tensor, axes: int) -> Tensor:
+    return valid.flatten(axes).any(-1) if valid.ndim > axes else valid
+
+
+def _total(t: Tensor, groups: int) -> Tensor:
+    return t.flatten(groups).sum(-1) if t.ndim > groups else t
+
+
+def _over(weight: Any, variance: Tensor) -> Any:
+    return spread(weight, variance.ndim - weight.ndim) if isinstance(weight, Tensor) else weight

@@ -23,8 +23,8 @@ _PARAMETERS = """manifold : Manifold or LearnableManifold
         If not, evaluation uses the batch too.
     mean : MeanPolicy, optional
         How the batch mean is computed, default ``manifold.default_mean``; see `manifoldnorm.stats`.
-    statistics : Batch, optional
-        Which statistics are used.
+    statistics : Statistics, optional
+        Which statistics are used: `Batch` (default), `Momentum` or `Renorm`; the last two have their own momenta.
     grad_through_stats : bool
         Whether gradients flow through the mean and the variance; published codes detach them.
     bias : {"tangent", "manifold", False}

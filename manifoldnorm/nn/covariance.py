@@ -17,14 +17,25 @@ def _frobenius(m: Tensor) -> Tensor:
     return (m.real.square() + m.imag.square() if m.is_complex() else m.square()).sum((-2, -1))
 
 
+def _unit(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the covariance divided by its mean eigenvalue, and that: a weight is free of the signal's unit.
+
+    Fourth powers of the signal itself would leave the range of float32 at 1e-11 and at 1e9.
+    """
+    level = real_diagonal(covariance).detach().mean(-1)
+    level = torch.where(level > 0, level, 1.0)
+    return covariance / level[..., None, None], level
+
+
 def ledoit_wolf(x: Tensor, covariance: Tensor) -> Tensor:
     """Return the Ledoit-Wolf weight of the scaled identity for centred signals (..., n, t).
 
     Source: Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", theorem 3.2.
     """
     n, t = x.shape[-2:]
+    covariance, level = _unit(covariance)
     power = (x.real.square() + x.imag.square()) if x.is_complex() else x.square()
-    fourth = power.sum(-2).square().sum(-1) / t  # mean over time of |x_t|^4
+    fourth = (power.sum(-2) / level[..., None]).square().sum(-1) / t  # mean over time of |x_t|^4
     square = _frobenius(covariance)
     target = real_diagonal(covariance).sum(-1).square() / n
     beta, delta = (fourth - square) / t, square - target
@@ -38,6 +49,7 @@ def oas(x: Tensor, covariance: Tensor) -> Tensor:
     order 1 / n, as scikit-learn does.
     """
     n, t = x.shape[-2:]
+    covariance, _ = _unit(covariance)
     mean_square = _frobenius(covariance) / n**2
     mu2 = (real_diagonal(covariance).sum(-1) / n).square()
     numerator, denominator = mean_square + mu2, (t + 1.0) * (mean_square - mu2 / n)
@@ -107,6 +119,8 @@ class Covariance(nn.Module):
         for name, value in (("window", window), ("hop", hop), ("embed", embed)):
             if value is not None and value < 1:
                 raise ValueError(f"Covariance: {name} must be at least 1, got {value}.")
+        if hop is not None and window is None:
+            raise ValueError(f"Covariance: hop={hop} needs a window, e.g. Covariance(window={2 * hop}, hop={hop}).")
         self.shrinkage, self.center, self.normalize_trace = shrinkage, center, normalize_trace
         self.window, self.hop, self.embed = window, hop or window, embed
         self.unbiased, self.check_input = unbiased, check_input

@@ -39,6 +39,11 @@ class NormFactory:
         geometry = {k: v for k, v in self.options.items() if k in own}
         layer = {k: v for k, v in self.options.items() if k not in own}
         if field != "real":
+            if self.manifold is int:
+                raise ValueError(
+                    f"{self!r} is real only. For Hermitian matrices name a geometry over the complex field, e.g. "
+                    f"{self.norm.__name__}.of(BuresWasserstein)."
+                )
             geometry["field"] = field
         return self.norm(self.manifold(*sizes, **geometry), **{**layer, **more})
 

@@ -39,7 +39,8 @@ CONSTRAINTS = {
 class LearnableManifold(nn.Module):
     """Own the learnable options of a manifold and build the manifold from them on every call.
 
-    Several layers can share one; it survives deepcopy, ``.to()`` and ``state_dict``. Signs stay as they start.
+    Several layers can share one; it survives deepcopy, ``.to()`` and ``state_dict``. Signs stay as they start, and an
+    option with a lower bound (``alpha`` beside a negative ``beta``) stays above it.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class LearnableManifold(nn.Module):
     Raises
     ------
     ValueError
-        If an option is not learnable.
+        If an option is not learnable, or starts outside its range.
 
     Examples
     --------
@@ -78,11 +79,13 @@ class LearnableManifold(nn.Module):
                 raise ValueError(
                     f"LearnableManifold: {name!r} is not learnable on {owner}; learnable: {tuple(owner.learnable)}."
                 )
-            initial = _initial(owner, option).to(device=device, dtype=dtype or torch.get_default_dtype())
-            self.register_buffer(
-                _key("sign", name), initial.sign() if kind != "spd" else torch.ones_like(initial[0, 0])
-            )
-            self.register_parameter(_key("raw", name), nn.Parameter(CONSTRAINTS[kind].to_raw(initial)))
+            initial = _initial(owner, option).to(dtype or torch.get_default_dtype())
+            raw = CONSTRAINTS[kind].to_raw(initial - owner.lower_bound(option))
+            if not bool(raw.isfinite().all()):
+                raise ValueError(f"LearnableManifold: {name}={getattr(owner, option)} is outside its open range.")
+            sign = initial.sign() if kind != "spd" else torch.ones_like(initial[0, 0])
+            self.register_buffer(_key("sign", name), sign.to(device))
+            self.register_parameter(_key("raw", name), nn.Parameter(raw.to(device)))
 
     def forward(self) -> Manifold:
         """Return the manifold at the current options; gradients flow to the parameters."""
@@ -91,7 +94,8 @@ class LearnableManifold(nn.Module):
             owner, option = _owner(self.template, name)
             constraint = CONSTRAINTS[owner.learnable[option]]
             value = constraint.from_raw(getattr(self, _key("raw", name)), getattr(self, _key("sign", name)))
-            manifold = _replace(manifold, name.split("."), value)
+            bound = owner.lower_bound(option)
+            manifold = _replace(manifold, name.split("."), value + bound if bound else value)
         return manifold
 
     def extra_repr(self) -> str:
@@ -105,9 +109,12 @@ def _key(prefix: str, name: str) -> str:
 
 def _owner(manifold: Any, name: str) -> tuple[Any, str]:
     *path, option = name.split(".")
+    owner = manifold
     for step in path:
-        manifold = getattr(manifold, step)
-    return manifold, option
+        if not isinstance(getattr(owner, step, None), Manifold):
+            raise ValueError(f"LearnableManifold: {name!r}: {owner} has no geometry {step!r} in it.")
+        owner = getattr(owner, step)
+    return owner, option
 
 
 def _initial(owner: Any, option: str) -> Tensor:

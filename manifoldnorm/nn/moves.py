@@ -1,7 +1,8 @@
 """The one thing the schools of Riemannian batch norm differ in: how a point is moved to the origin, and from it.
 
 A move takes (manifold, mean, samples) and returns the squared distances from the mean together with a function
-``finish(factor, bias)`` that scales about the origin and moves it to the bias point.
+``finish(factor, bias)`` that scales about the origin and moves it to the bias point. Where there is a mean per domain,
+a fourth argument makes what belongs to the mean broadcast against the samples.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from manifoldnorm.manifolds import Gyrogroup, LieGroup, Manifold
-from manifoldnorm.manifolds.base import spread
-from manifoldnorm.manifolds.structures import Finish
+from manifoldnorm.manifolds.base import safe_sqrt, spread
+from manifoldnorm.manifolds.structures import Finish, Spread, same
 
 
 class Moved(NamedTuple):
@@ -24,21 +26,32 @@ class Moved(NamedTuple):
     fraction: Callable[[Tensor, Tensor | None], Tensor | None] | None = None
 
 
-Move = Callable[[Any, Tensor, Tensor], Moved]
+Move = Callable[..., Moved]
 
 
-def by_group(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
+def by_group(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same) -> Moved:
     """Move by left translations of the group."""
-    return Moved(*manifold.group_dilation(mean, x))
+    return Moved(*manifold.group_dilation(mean, x, spread_mean))
 
 
-def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
+def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same) -> Moved:
     """Move by left gyrotranslations."""
-    return Moved(*manifold.gyro_dilation(mean, x))
+    squared, finish = manifold.gyro_dilation(mean, x, spread_mean)
+    radius = getattr(manifold, "injectivity_radius", None)
+    if radius is None:
+        return Moved(squared, finish)
+
+    def fraction(factor: Tensor, bias: Tensor | None) -> Tensor:
+        # compact: neither the distance from the mean nor the scaled one may reach the cut locus
+        reach = safe_sqrt(squared) * factor.clamp_min(1.0)
+        return (radius / reach.clamp_min(torch.finfo(reach.dtype).tiny)).clamp_max(1.0)
+
+    return Moved(squared, finish, fraction)
 
 
-def by_transport(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
+def by_transport(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same) -> Moved:
     """Move tangent vectors by parallel transport through the origin, without leaving the tangent space in between."""
+    mean = spread_mean(mean)
     v = manifold.to_origin(mean, manifold.log(mean, x))
     axes = len(manifold.point_shape)
 
@@ -52,8 +65,9 @@ def by_transport(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
     return Moved(manifold.origin_inner(v, v), finish, fraction)
 
 
-def by_direct_transport(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
+def by_direct_transport(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same) -> Moved:
     """Move tangent vectors by one parallel transport from the mean to the bias."""
+    mean = spread_mean(mean)
     v = manifold.log(mean, x)
     axes = len(manifold.point_shape)
 

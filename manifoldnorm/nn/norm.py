@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from typing import Any
 
@@ -11,20 +12,20 @@ from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
-from manifoldnorm.nn import _inputs, _running, moves
-from manifoldnorm.nn._points import HoldsPoints
+from manifoldnorm.nn import _inputs, moves
+from manifoldnorm.nn._affine import Affine
+from manifoldnorm.nn._tracking import Tracking, where_enough
 from manifoldnorm.nn.factory import NormFactory
-from manifoldnorm.nn.learnable import LearnableManifold
-from manifoldnorm.nn.statistics import Batch
-from manifoldnorm.stats import MeanPolicy, masked_weights, weighted_mean
+from manifoldnorm.nn.statistics import Batch, Observed, Statistics
+from manifoldnorm.stats import MeanPolicy, Weights, gather, masked_weights, raw_weights, segment, weighted_mean
 
 
-class ManifoldNorm(HoldsPoints, abc.ABC):
-    """Shared machinery of the batch norms: centre, scale, bias, running statistics. A subclass chooses the move."""
+class ManifoldNorm(Affine, Tracking, abc.ABC):
+    """Shared machinery of the batch norms: centre, scale, bias, running statistics. A subclass chooses the move.
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    `DomainBatchNorm` puts its number of domains D in front of the statistics; then an index (N,) of domains comes in
+    with the weights, and a domain with fewer than ``min_samples`` in a batch keeps to its running statistics.
+    """
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         affine: bool = True,
         track_running_stats: bool = True,
         mean: MeanPolicy | None = None,
-        statistics: Batch | None = None,
+        statistics: Statistics | None = None,
         grad_through_stats: bool = True,
         bias: str | bool = "tangent",
         check_input: bool = False,
@@ -65,6 +66,7 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
             raise ValueError(f"{name}: momentum must lie in [0, 1] or be None, got {self.momentum}.")
         _, base, _ = flatten(self.manifold)
         self._select_move(base)
+        self.statistics.check(self)
         if self._mean_policy is not None:
             self._mean_policy.check(base)
 
@@ -73,40 +75,14 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         point_dtype = real.to_complex() if self.manifold.is_complex else real
         groups = () if self.channels is None else (self.channels,)
         origin = self.manifold.origin(*groups, dtype=point_dtype, device=device).detach().clone()
-        if self.affine:
-            self.log_scale = nn.Parameter(torch.zeros(groups, dtype=real, device=device))
-        if self.bias_kind == "tangent":
-            self.bias = nn.Parameter(torch.zeros_like(origin))
-        elif self.bias_kind == "manifold":
-            from manifoldnorm._geoopt import manifold_parameter
-
-            self.bias_on_manifold = manifold_parameter(origin.clone(), self._geometry)
+        self._allocate_affine(origin, groups, real, device)
         if self.track_running_stats:
-            self.register_buffer("running_mean", origin)
-            self.register_buffer("running_var", torch.ones(groups, dtype=real, device=device))
-            self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long, device=device))
+            self._allocate_statistics(origin, torch.ones(groups, dtype=real, device=device))
 
-    @torch.no_grad()
-    def reset_running_stats(self) -> None:
-        """Put the running mean at the origin and the running variance at one."""
-        if self.track_running_stats:
-            like = self.running_mean
-            origin = self.manifold.origin(dtype=like.dtype, device=like.device)
-            self.running_mean.copy_(origin.expand_as(like))
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
-
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Reset the running statistics, the scale to one and the bias to the origin."""
         self.reset_running_stats()
-        if self.affine:
-            self.log_scale.zero_()
-        if self.bias_kind == "tangent":
-            self.bias.zero_()
-        elif self.bias_kind == "manifold":
-            like = self.bias_on_manifold
-            self.bias_on_manifold.copy_(self.manifold.origin(dtype=like.dtype, device=like.device).expand_as(like))
+        self._reset_affine()
 
     @classmethod
     def of(cls, manifold: Any, **options: Any) -> NormFactory:
@@ -121,55 +97,6 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         (4, 4)
         """
         return NormFactory(cls, manifold, options)
-
-    # ---- what a user reads and assigns
-
-    @property
-    def manifold(self) -> Manifold:
-        """The geometry in use (of a `LearnableManifold`, at its current options)."""
-        return self._geometry() if isinstance(self._geometry, LearnableManifold) else self._geometry
-
-    @property
-    def scale(self) -> Tensor | None:
-        """The standard deviation of the output, positive, (C?); None without ``affine``."""
-        return self.log_scale.exp() if self.affine else None
-
-    @scale.setter
-    def scale(self, value: Tensor | float) -> None:
-        if not self.affine:
-            raise ValueError(f"{type(self).__name__} was built with affine=False and has no scale.")
-        value = torch.as_tensor(value, dtype=self.log_scale.dtype, device=self.log_scale.device)
-        if bool((value <= 0).any()):
-            raise ValueError(f"{type(self).__name__}.scale is a standard deviation and must be positive, got {value}.")
-        with torch.no_grad():
-            self.log_scale.copy_(value.log().expand_as(self.log_scale))
-
-    @property
-    def bias_point(self) -> Tensor | None:
-        """The point of the manifold to which the mean is moved, (C?, *point_shape); None without a bias."""
-        if self.bias_kind == "tangent":
-            manifold = self.manifold
-            return manifold.point_from_tangent(self._tangent_bias(manifold))
-        return self.bias_on_manifold if self.bias_kind == "manifold" else None
-
-    @bias_point.setter
-    def bias_point(self, value: Tensor) -> None:
-        manifold = self.manifold
-        with torch.no_grad():
-            if self.bias_kind == "tangent":
-                value = value.to(self.bias)
-                manifold.check_point(value, f"{type(self).__name__}.bias_point")
-                self.bias.copy_(manifold.tangent_from_point(value).expand_as(self.bias))
-            elif self.bias_kind == "manifold":
-                value = value.to(self.bias_on_manifold)
-                manifold.check_point(value, f"{type(self).__name__}.bias_point")
-                self.bias_on_manifold.copy_(value.expand_as(self.bias_on_manifold))
-            else:
-                raise ValueError(f"{type(self).__name__} was built without a bias.")
-
-    def _tangent_bias(self, manifold: Manifold) -> Tensor:
-        origin = manifold.origin(dtype=self.bias.dtype, device=self.bias.device)
-        return manifold.project_tangent(origin, self.bias)
 
     # ---- forward
 
@@ -193,6 +120,7 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         Tensor
             Points of the same shape; NaN where a sample is not finite (such a sample has weight 0).
         """
+        _inputs.check_no_domain(self)
         y, chart, missing = self._forward(x, weights)
         y = y if chart is None else chart.inverse(y)
         return y if missing is None else y + missing
@@ -203,17 +131,24 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
 
         For a following layer that would enter the chart again, such as `LogEig` after a log-Euclidean norm.
         """
+        _inputs.check_no_domain(self)
         y, chart, missing = self._forward(x, weights)
         return y if missing is None else y + missing, chart
 
-    def _forward(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Diffeo | None, Tensor | None]:
+    def _forward(
+        self, x: Tensor, weights: Tensor | None, domain: Tensor | None = None
+    ) -> tuple[Tensor, Diffeo | None, Tensor | None]:
         """Return the output in the chart, the chart, and NaN to add to the samples left out once the chart is left.
 
         Not before: a gradient of 0 through the inverse chart of NaN would be NaN, also for bias and scale.
         """
         manifold = self.manifold
         self._check(manifold, x, weights)
+        flat: Tensor
+        group_weights: Any
         flat, group_weights = self._flatten(x, weights)
+        if domain is not None:
+            group_weights = _inputs.PerDomain(_inputs.pool_domain(self, x, domain), group_weights)
         chart, base, metric_scale = flatten(manifold)
         if flat.shape[0] == 0:
             return (x if chart is None else chart(x)), chart, None
@@ -239,58 +174,73 @@ class ManifoldNorm(HoldsPoints, abc.ABC):
         if finite is not None:
             x = _inputs.origin_where_not(finite, manifold, x)
         y = x if chart is None else chart(x)
-        from_batch = self.training or not self.track_running_stats
-        if from_batch:
-            share, any_valid = self._shares(x, finite, weights, base)
-            mean = self._batch_mean(base, y, share)
-        else:
-            mean = self.running_mean if chart is None else chart(self.running_mean)
-        moved = self._select_move(base)(base, mean, y)
-        squared = moved.squared
-        if from_batch:
-            variance = weighted_mean(squared if self.grad_through_stats else squared.detach(), share, 0) * metric_scale
-        else:
-            variance = self.running_var
+        domain = weights.domain if isinstance(weights, _inputs.PerDomain) else None
+        from_batch = (self.training and not self.frozen) or not self.track_running_stats
+        seen = self._observe(base, chart, metric_scale, y, finite, weights) if from_batch else None
+        mean = self._centre(seen, chart)
+        moved = self._moved(base, mean, y, domain)
+        variance = self._dispersion(seen, mean, moved.squared)
         factor = (variance + self.eps).rsqrt()
         if self.affine:
             factor = factor * self.log_scale.exp()
+        factor = gather(factor, domain)
         bias = self._base_bias(manifold, chart, base)
         if self.check_input:
             _inputs.check_domain(moved, factor, bias, type(self).__name__)
         out = moved.finish(factor, bias)
-        if self.training and self.track_running_stats:
-            self._track(base, chart, mean.detach(), variance.detach(), any_valid)
+        if seen is not None and self.training and self.track_running_stats:
+            self.statistics.track(self, seen, mean, variance)
         if finite is None:
             return out, None
         # NaN + anything is NaN: marks the samples that were left out, at no cost backward
         return out, torch.where(finite, 0.0, math.nan).to(out.real.dtype if out.is_complex() else out.dtype)
 
-    def _shares(self, x: Tensor, finite: Tensor | None, weights: Tensor | None, base: Manifold) -> tuple[Any, Any]:
-        """Return each sample's share of the statistics and whether any counts; None for uniform and for certainly."""
+    def _observe(
+        self,
+        base: Manifold,
+        chart: Diffeo | None,
+        metric_scale: float | Tensor,
+        y: Tensor,
+        finite: Tensor | None,
+        weights: Any,
+    ) -> Observed:
+        """Return the batch with its shares and its mean."""
+        share, valid = self._shares(y, finite, weights, base)
+        return Observed(base, chart, metric_scale, y, share, self._batch_mean(base, y, share), valid)
+
+    def _shares(self, y: Tensor, finite: Tensor | None, weights: Any, base: Manifold) -> tuple[Weights, Any]:
+        """Return each sample's share of the statistics and whether enough count; None for uniform and for certainly."""
         if finite is None:
             if weights is None:
                 return None, None
-            finite = torch.ones(x.shape[: x.ndim - len(base.point_shape)], dtype=torch.bool, device=x.device)
-        return masked_weights(finite, weights, x.real.dtype if x.is_complex() else x.dtype)
+            finite = torch.ones(y.shape[: y.ndim - len(base.point_shape)], dtype=torch.bool, device=y.device)
+        real = y.real.dtype if y.is_complex() else y.dtype
+        if not isinstance(weights, _inputs.PerDomain):
+            return masked_weights(finite, weights, real)
+        raw = raw_weights(finite, weights.weights, real)
+        segments, samples = segment(raw, weights.domain, self.running_mean.shape[0])
+        return segments, samples >= self.min_samples
 
-    def _batch_mean(self, base: Manifold, y: Tensor, share: Tensor) -> Tensor:
+    def _batch_mean(self, base: Manifold, y: Tensor, share: Any) -> Tensor:
         policy = self._mean_policy or base.default_mean
         if self.grad_through_stats:
             return policy(base, y, share)
         with torch.no_grad():
             return policy(base, y, share)
 
-    def _base_bias(self, manifold: Any, chart: Diffeo | None, base: Manifold) -> Tensor | None:
-        if self.bias_kind == "tangent":
-            v = self._tangent_bias(manifold)
-            while manifold is not base:
-                v, manifold = manifold.base_tangent(v), manifold.base
-            return base.point_from_tangent(v)
-        if self.bias_kind == "manifold":
-            return self.bias_on_manifold if chart is None else chart(self.bias_on_manifold)
-        return None
+    def _moved(self, base: Manifold, mean: Tensor, y: Tensor, domain: Tensor | None) -> moves.Moved:
+        """Return the samples moved by their mean to the origin."""
+        move = self._select_move(base)
+        return move(base, mean, y) if domain is None else move(base, mean, y, functools.partial(gather, index=domain))
 
-    _track = _running.update
+    def _dispersion(self, seen: Observed | None, mean: Tensor, squared: Tensor) -> Tensor:
+        """Return the variance that scales, given the samples' squared distances from the mean that centred them."""
+        if seen is None:
+            return self.running_var
+        squared = squared if self.grad_through_stats else squared.detach()
+        batch = weighted_mean(squared, seen.weights, 0) * seen.metric_scale
+        variance = self.statistics.variance(self, seen, mean, batch)
+        return where_enough(seen.valid, variance, self.running_var) if self.per_domain else variance
 
     def ends_in(self, chart: type[Diffeo]) -> bool:
         """Return whether the layer's output leaves exactly this chart at the end."""

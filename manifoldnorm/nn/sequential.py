@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from manifoldnorm.manifolds import MatrixLog
+from manifoldnorm.nn.domain import DomainBatchNorm
 from manifoldnorm.nn.norm import ManifoldNorm
 from manifoldnorm.nn.spd import LogEig, ReEig
 
@@ -16,7 +18,8 @@ class Sequential(nn.Sequential):
 
     A norm on the log-Euclidean metric followed by `LogEig` hands over the logarithm it already has; `ReEig` followed by
     `LogEig` decomposes once. The results are those of the separate layers up to rounding. Only layers of exactly these
-    types and without hooks are fused, never subclasses. ``domain`` is passed on to layers that take it.
+    types, without hooks and with their own forward are fused, never subclasses. ``domain`` is passed on to layers that
+    take it.
 
     Examples
     --------
@@ -33,7 +36,7 @@ class Sequential(nn.Sequential):
         while position < len(layers):
             layer = layers[position]
             following = layers[position + 1] if position + 1 < len(layers) else None
-            fused = _fuse(layer, following, x) if following is not None else None
+            fused = _fuse(layer, following, x, domain) if following is not None else None
             if fused is None:
                 x = layer(x, domain=domain) if domain is not None and _takes_domain(layer) else layer(x)
             else:
@@ -47,18 +50,22 @@ def _takes_domain(layer: Any) -> bool:
 
 
 def _hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    """Return whether anything but the layer's own forward would run."""
+    own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return bool(own) or "forward" in vars(layer) or _has_any_global_hook()
 
 
 def _plain(layer: nn.Module, kind: type) -> bool:
     return type(layer) is kind and not _hooked(layer)
 
 
-def _fuse(layer: nn.Module, following: nn.Module, x: Tensor) -> Tensor | None:
+def _fuse(layer: nn.Module, following: nn.Module, x: Tensor, domain: Tensor | None) -> Tensor | None:
     if not _plain(following, LogEig):
         return None
     if _plain(layer, ReEig):
         return following.after_rectification(x, layer)  # type: ignore[operator]
+    if type(layer) is DomainBatchNorm:
+        return layer.forward_in_chart(x, domain)[0] if not _hooked(layer) and layer.norm.ends_in(MatrixLog) else None
     if isinstance(layer, ManifoldNorm) and type(layer).__module__.startswith("manifoldnorm.nn"):
         if _hooked(layer) or not layer.ends_in(MatrixLog):
             return None

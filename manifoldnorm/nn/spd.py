@@ -23,7 +23,7 @@ def _square(x: Tensor, n: int | None, name: str) -> None:
 
 
 class BiMap(HoldsPoints):
-    """Bilinear map ``W^H X W`` of positive-definite matrices, W with orthonormal columns.
+    """Bilinear map ``W^H X W`` of the Hermitian part of matrices, W with orthonormal columns.
 
     ``weight`` is the polar factor of ``raw_weight``, so W stays orthonormal with any optimizer and under weight decay
     (which only changes the irrelevant scale of ``raw_weight``).
@@ -112,7 +112,7 @@ class BiMap(HoldsPoints):
         weight = self.weight
         if weight.dtype != x.dtype:
             raise TypeError(f"BiMap: the weight is {weight.dtype}, the input {x.dtype}. Convert one of them.")
-        return linalg.congruence(weight.mH, x)
+        return linalg.congruence(weight.mH, linalg.symmetrize(x))
 
     def extra_repr(self) -> str:
         """Return the sizes and options."""
@@ -128,7 +128,9 @@ class ReEig(nn.Module):
         Smallest eigenvalue.
     relative : bool
         Whether the threshold is a multiple of each matrix's mean eigenvalue, so that the units of the data do not
-        matter; ``False`` is the published layer.
+        matter; ``False`` is the published layer. Of an indefinite matrix the mean eigenvalue counts as at least its
+        largest entry over ``2 n``, which no positive semi-definite matrix falls below; the zero matrix has no unit
+        and gets the threshold itself.
 
     References
     ----------
@@ -148,8 +150,13 @@ class ReEig(nn.Module):
         self.threshold, self.relative = threshold, relative
 
     def limit(self, x: Tensor) -> Tensor | float:
-        """Return the threshold in the units of ``x``."""
-        return self.threshold * real_diagonal(x).mean(-1) if self.relative else self.threshold
+        """Return the threshold in the units of ``x``, always positive."""
+        if not self.relative:
+            return self.threshold
+        floor = x.abs().amax((-2, -1)) / (2 * x.shape[-1])
+        level = torch.maximum(real_diagonal(x).mean(-1), floor)
+        smallest = torch.finfo(x.dtype).tiny / self.threshold
+        return self.threshold * torch.where(level == 0, 1.0, level.clamp_min(smallest))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return matrices (..., n, n) with eigenvalues of at least the threshold."""

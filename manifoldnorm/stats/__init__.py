@@ -6,8 +6,9 @@ of steps without looking at values; `frechet_mean` iterates to a tolerance.
 
 from manifoldnorm.stats.hessian import EigenHessian, Frame, Hessian
 from manifoldnorm.stats.means import Exact, FixedPoint, Karcher, MeanPolicy, Midpoint, Newton, mean_residual
-from manifoldnorm.stats.system import MeanSystem, frechet_mean, frechet_variance, solve_mean
-from manifoldnorm.stats.weights import masked_weights, weighted_mean
+from manifoldnorm.stats.reduction import Reduction, Segments, gather, segment, total
+from manifoldnorm.stats.system import MeanSystem, converged_mean, frechet_mean, frechet_variance, solve_mean
+from manifoldnorm.stats.weights import Weights, masked_weights, raw_weights, spread, weighted_apply, weighted_mean
 
 __all__ = [
     "EigenHessian",
@@ -20,10 +21,20 @@ __all__ = [
     "MeanSystem",
     "Midpoint",
     "Newton",
+    "Reduction",
+    "Segments",
+    "Weights",
+    "converged_mean",
     "frechet_mean",
     "frechet_variance",
+    "gather",
     "masked_weights",
     "mean_residual",
+    "raw_weights",
+    "segment",
     "solve_mean",
+    "spread",
+    "total",
+    "weighted_apply",
     "weighted_mean",
 ]

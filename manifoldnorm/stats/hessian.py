@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg._call import call
+from manifoldnorm.linalg.kernels import sum_of_kernels
+from manifoldnorm.stats.reduction import Reduction, gather, total
+from manifoldnorm.stats.weights import Weights
 
 
 class Hessian(Protocol):
@@ -47,8 +50,8 @@ class EigenHessian:
         Rows are conjugated eigenvectors, (N, *groups, n, n).
     kernel : callable
         Returns the symmetric weights k_i, (N, *groups, n, n); only called if the Hessian is used.
-    weights : Tensor or None
-        (N, *groups), sum to one over dimension 0; None is uniform.
+    weights : Tensor, Reduction or None
+        (N, *groups), sum to one over dimension 0; None is uniform. With segments S is (D, *groups, n, n).
     frame : callable, optional
         Returns the frame; only called if the Hessian is used. With a frame H may be indefinite away from the mean: then
         conjugate gradients stop at the first direction of negative curvature, at worst with a unit gradient step.
@@ -58,7 +61,7 @@ class EigenHessian:
         self,
         vectors_h: Tensor,
         kernel: Callable[[], Tensor],
-        weights: Tensor | None,
+        weights: Weights,
         frame: Callable[[], Frame] | None = None,
     ) -> None:
         self.vectors_h = vectors_h.detach()
@@ -70,9 +73,11 @@ class EigenHessian:
             if self._weights is None:
                 kernel = kernel / self.vectors_h.shape[0]
             else:
-                kernel = kernel * self._weights.detach().to(kernel.dtype)[..., None, None]
+                shares = self._weights.shares if isinstance(self._weights, Reduction) else self._weights
+                kernel = kernel * shares.detach().to(kernel.dtype)[..., None, None]
             frame = (None,) * 5 if self._frame is None else self._frame()
-        return self.vectors_h, kernel, *frame
+        index = self._weights.index if isinstance(self._weights, Reduction) else None
+        return self.vectors_h, kernel, index, *frame
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""
@@ -85,22 +90,19 @@ class EigenHessian:
         return call(_Solve, residual, 0, backward_steps, *self._parts())
 
 
-def _mean_of_kernels(s: Tensor, uh: Tensor, k: Tensor) -> Tensor:
-    """Return K[s]; without groups both outer products are single large matrix products."""
-    n = s.shape[-1]
-    if uh.ndim == 3:
-        rows = uh.reshape(-1, n)
-        rotated = (rows @ s).reshape(uh.shape) @ uh.mH
-        return rows.mH @ ((k * rotated) @ uh).reshape(-1, n)
-    rotated = uh @ s @ uh.mH
-    return (uh.mH @ (k * rotated) @ uh).sum(0)
+def _mean_of_kernels(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None) -> Tensor:
+    """Return K[s]."""
+    if uh.ndim == 3 and index is None:
+        return sum_of_kernels(s, uh, k)
+    rotated = uh @ gather(s, index) @ uh.mH
+    return total(uh.mH @ (k * rotated) @ uh, index, s)
 
 
-def _matvec(s: Tensor, uh: Tensor, k: Tensor, frame: Frame | None) -> Tensor:
+def _matvec(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None) -> Tensor:
     if frame is None:
-        return _mean_of_kernels(s, uh, k)
+        return _mean_of_kernels(s, uh, k, index)
     half = frame.left * ((frame.right * s) @ frame.curvature)
-    return frame.outer * _mean_of_kernels(frame.outer * s, uh, k) + half + half.mH
+    return frame.outer * _mean_of_kernels(frame.outer * s, uh, k, index) + (half + half.mH)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -108,17 +110,20 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return product.sum((-2, -1), keepdim=True)
 
 
-def conjugate_gradients(r: Tensor, uh: Tensor, k: Tensor, frame: Frame | None, steps: int) -> Tensor:
+def conjugate_gradients(
+    r: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None, steps: int
+) -> Tensor:
     """Run a fixed number of conjugate-gradient steps on ``H x = r`` (no host synchronisation, safe at r = 0)."""
     tiny = torch.finfo(k.dtype).tiny
     r = r.to(uh.dtype)
     if frame is not None:
         r = frame.basis.mH @ r @ frame.basis
+    r = (r + r.mH) * 0.5  # exactly Hermitian throughout: the fused kernel is an operator on such matrices only
     x = torch.zeros_like(r)
     direction, square = r, _inner(r, r)
     convex: Tensor | None = None
     for step in range(steps):
-        image = _matvec(direction, uh, k, frame)
+        image = _matvec(direction, uh, k, index, frame)
         curvature = _inner(direction, image)
         length = square / (curvature + tiny)
         if frame is not None:
@@ -144,6 +149,7 @@ class _Solve(Function):
         backward_steps: int,
         uh: Tensor,
         k: Tensor,
+        index: Tensor | None,
         basis: Tensor | None,
         outer: Tensor | None,
         left: Tensor | None,
@@ -153,7 +159,7 @@ class _Solve(Function):
         if not steps:
             return r.clone()
         frame = None if basis is None else Frame(basis, outer, left, right, curvature)  # type: ignore[arg-type]
-        return conjugate_gradients(r, uh, k, frame, steps).to(r.dtype)
+        return conjugate_gradients(r, uh, k, index, frame, steps).to(r.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -164,4 +170,4 @@ class _Solve(Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         g = (g + g.mH) * 0.5
         steps = ctx.backward_steps
-        return call(_Solve, g, steps, steps, *ctx.saved_tensors), *(None,) * 9
+        return call(_Solve, g, steps, steps, *ctx.saved_tensors), *(None,) * 10

@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldnorm.stats.system import implicit_step, residual_norm, solve_mean
+from manifoldnorm.stats.system import implicit_step, residual_norm, solve_mean, system_at
+from manifoldnorm.stats.weights import Weights
 
 
 class MeanPolicy(abc.ABC):
     """Maps samples (N, *groups, *point) and weights (N, *groups), summing to one, to means (*groups, *point).
 
+    Weights may also be a `Reduction`, such as `Segments`: then there is a mean for each of its statistics.
+
     Policies are immutable, compare by value and carry no state. Where the manifold's mean has a closed form, every
     policy returns it.
     """
 
-    def __call__(self, manifold: Any, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    def __call__(self, manifold: Any, x: Tensor, weights: Weights = None) -> Tensor:
         """Return the mean; its gradient is the implicit one, exact at convergence and a surrogate before."""
         closed = manifold.closed_form_mean(x, weights)
         return closed if closed is not None else self._iterate(manifold, x, weights)
@@ -28,7 +31,7 @@ class MeanPolicy(abc.ABC):
         """Raise a ValueError if the manifold lacks what the policy needs."""
 
     @abc.abstractmethod
-    def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor: ...
+    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Newton(MeanPolicy):
                 f"Newton: {manifold} has no Hessian of the squared distance. Use mean=Karcher(...) or Exact()."
             )
 
-    def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor:
+    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
         with torch.no_grad():
             point = manifold.mean_start(x, weights)
             for _ in range(self.steps - 1):
@@ -82,13 +85,13 @@ class Karcher(MeanPolicy):
     steps: int = 1
     backward_steps: int = 3
 
-    def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor:
+    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
         with torch.no_grad():
             point = manifold.arithmetic_start(x, weights)
             for _ in range(self.steps - 1):
-                system = manifold.mean_system(point, x, weights)
+                system = system_at(manifold, point, x, weights)
                 point = manifold.karcher_step(point, system.residual)
-        system = manifold.mean_system(point.detach(), x, weights)
+        system = system_at(manifold, point.detach(), x, weights)
         residual = system.residual
         if system.hessian is not None:
             residual = system.hessian.correct(residual, self.backward_steps)
@@ -128,7 +131,7 @@ class Exact(MeanPolicy):
     cg_steps: int = 12
     backward_steps: int = 16
 
-    def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor:
+    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
         steps = self.steps if manifold.has_hessian else 8 * self.steps
         detached = None if weights is None else weights.detach()
         point = solve_mean(manifold, x.detach(), detached, steps, self.cg_steps)
@@ -144,12 +147,12 @@ class Midpoint(MeanPolicy):
         if not hasattr(manifold, "midpoint"):
             raise ValueError(f"Midpoint: {manifold} has no closed-form midpoint. Use mean=Karcher(...) or Exact().")
 
-    def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor:
+    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
         return manifold.midpoint(x, weights)
 
 
 @torch.no_grad()
-def mean_residual(manifold: Any, mean: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
+def mean_residual(manifold: Any, mean: Tensor, x: Tensor, weights: Weights = None) -> Tensor:
     """Return the norm of the mean tangent at ``mean`` (*groups), 0 for the exact mean of ``x`` (N, *groups, *point).
 
     Examples
@@ -159,5 +162,5 @@ def mean_residual(manifold: Any, mean: Tensor, x: Tensor, weights: Tensor | None
     >>> bool(mn.stats.mean_residual(mn.AffineInvariant(2), 2 * torch.eye(2), x) < 1e-6)
     True
     """
-    system = manifold.mean_system(mean, x, weights)
+    system = system_at(manifold, mean, x, weights)
     return residual_norm(system.residual, mean.ndim - len(manifold.point_shape))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.stats.hessian import Hessian
-from manifoldnorm.stats.weights import weighted_mean
+from manifoldnorm.stats.reduction import Reduction, trailing
+from manifoldnorm.stats.weights import Weights, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class MeanSystem:
     scale: Tensor
 
 
+def system_at(manifold: Any, p: Tensor, x: Tensor, weights: Weights) -> MeanSystem:
+    """Return the manifold's system at ``p``; a statistic without samples is stationary wherever it is."""
+    system: MeanSystem = manifold.mean_system(p, x, weights)
+    empty = weights.empty if isinstance(weights, Reduction) else None
+    if empty is None:
+        return system
+    residual = torch.where(trailing(empty, system.residual.ndim - empty.ndim), 0.0, system.residual)
+    return MeanSystem(residual, system.hessian, system.cost, system.scale)
+
+
 def _direction(system: MeanSystem, cg_steps: int) -> Tensor:
     if system.hessian is None:
         return system.residual
@@ -44,7 +55,7 @@ def _direction(system: MeanSystem, cg_steps: int) -> Tensor:
 
 
 def _select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+    return torch.where(trailing(mask, a.ndim - mask.ndim), a, b)
 
 
 def residual_norm(residual: Tensor, groups: int) -> Tensor:
@@ -56,7 +67,7 @@ def residual_norm(residual: Tensor, groups: int) -> Tensor:
 def solve_mean(
     manifold: Any,
     x: Tensor,
-    weights: Tensor | None,
+    weights: Weights,
     steps: int,
     cg_steps: int,
     stop: Callable[[Tensor, Tensor], bool] | None = None,
@@ -66,9 +77,9 @@ def solve_mean(
     A step that increases the objective is undone and retried at a quarter of its length, per group and by masks only,
     so the loop never looks at values unless ``stop(residual norm, scale)`` of the best point is given.
     """
-    groups = x.ndim - 1 - len(manifold.point_shape)
     best = manifold.mean_start(x, weights)
-    system = manifold.mean_system(best, x, weights)
+    groups = best.ndim - len(manifold.point_shape)
+    system = system_at(manifold, best, x, weights)
     cost, norm = system.cost, residual_norm(system.residual, groups)
     direction = _direction(system, cg_steps)
     length = torch.ones_like(cost)
@@ -76,9 +87,8 @@ def solve_mean(
     for _ in range(steps):
         if stop is not None and stop(norm, system.scale):
             break
-        spread = length.reshape(length.shape + (1,) * len(manifold.point_shape))
-        point = manifold.mean_step(best, spread * direction)
-        system = manifold.mean_system(point, x, weights)
+        point = manifold.mean_step(best, trailing(length, len(manifold.point_shape)) * direction)
+        system = system_at(manifold, point, x, weights)
         new_norm = residual_norm(system.residual, groups)
         # where rounding decides which objective is smaller, the residual tells
         alike = (system.cost - cost).abs() <= rounding * system.scale.square()
@@ -133,8 +143,14 @@ def frechet_mean(
     >>> mn.AffineInvariant(2).frechet_mean(x).diagonal()
     tensor([2., 2.])
     """
-    x, weights = _front(x, weights, dim, len(manifold.point_shape))
-    closed = manifold.closed_form_mean(x, weights)
+    return converged_mean(manifold, *_front(x, weights, dim, len(manifold.point_shape)), max_iter, tol)
+
+
+def converged_mean(
+    manifold: Any, x: Tensor, weights: Weights, max_iter: int | None = None, tol: float | None = None
+) -> Tensor:
+    """Return `frechet_mean` of (N, *groups, *point) over dimension 0, with normalised weights or a `Reduction`."""
+    closed: Tensor | None = manifold.closed_form_mean(x, weights)
     if closed is not None:
         return closed
     tolerance = tol if tol is not None else 16 * torch.finfo(x.dtype).eps
@@ -147,22 +163,22 @@ def frechet_mean(
         last[0] = min(relative, last[0])
         return relative <= tolerance or (last[2] >= 2 and last[0] < torch.finfo(scale.dtype).eps ** 0.5)
 
-    point = solve_mean(manifold, x.detach(), _detach(weights), max_iter or 100, 24, stop)
+    point = solve_mean(manifold, x.detach(), None if weights is None else weights.detach(), max_iter or 100, 24, stop)
     if last[0] > max(tolerance, torch.finfo(x.dtype).eps ** 0.5):
         warnings.warn(
             f"{manifold}.frechet_mean: relative residual {last[0]:.2e} after {max_iter or 100} steps; "
             f"the data may be too spread out. Raise max_iter or rescale the data.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return implicit_step(manifold, point, x, weights, 24, 32)
 
 
 def implicit_step(
-    manifold: Any, point: Tensor, x: Tensor, weights: Tensor | None, cg_steps: int, backward_steps: int
+    manifold: Any, point: Tensor, x: Tensor, weights: Weights, cg_steps: int, backward_steps: int
 ) -> Tensor:
     """Take one Newton step from a constant point: at convergence its gradient is exactly the mean's."""
-    system = manifold.mean_system(point.detach(), x, weights)
+    system = system_at(manifold, point.detach(), x, weights)
     if system.hessian is None:
         return manifold.mean_step(point.detach(), system.residual)
     direction = system.hessian.solve(system.residual, cg_steps, backward_steps)
@@ -190,10 +206,6 @@ def frechet_variance(
         mean = frechet_mean(manifold, x, weights, dim=dim)
     x, weights = _front(x, weights, dim, len(manifold.point_shape))
     return weighted_mean(manifold.squared_dist(mean, x), weights, 0)
-
-
-def _detach(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.detach()
 
 
 def _front(

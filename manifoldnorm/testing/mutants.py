@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 
+from manifoldnorm.linalg import backend
 from manifoldnorm.testing.catalogue import MANIFOLDS, NORMS
 from manifoldnorm.testing.checks import laws_of, laws_of_norm
 from manifoldnorm.testing.laws import Law, Outcome
@@ -70,8 +71,11 @@ class Mutant:
         return laws_of_norm(make, symmetries=symmetries, name=self.subject, dtype=self.dtype)
 
     def killer(self, seed: int = 0) -> Outcome | None:
-        """Return the outcome of the first law that fails under the fault, None if all hold."""
-        with self.change():
+        """Return the outcome of the first law that fails under the fault, None if all hold.
+
+        Without the compiled kernels: the faults are planted in the formulas that these replace.
+        """
+        with backend("torch"), self.change():
             for law in self.laws():
                 outcome = law.run(seed)
                 if outcome.failed:

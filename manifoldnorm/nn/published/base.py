@@ -12,7 +12,7 @@ from manifoldnorm.manifolds import AffineInvariant, Diffeo, Manifold, TraceScali
 from manifoldnorm.nn.moves import Move, Moved
 from manifoldnorm.nn.norm import ManifoldNorm
 from manifoldnorm.nn.published.geometries import last_chart
-from manifoldnorm.stats import MeanPolicy, weighted_mean
+from manifoldnorm.stats import MeanPolicy, Weights, spread, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class EarlyStoppedKarcher(MeanPolicy):
     tolerance: float = 0.1
     chart: Diffeo | None = None
 
-    def _iterate(self, manifold: Any, x: Tensor, weights: Tensor | None) -> Tensor:
+    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
         chart = self.chart
         point = weighted_mean(x if chart is None else chart.inverse(x), weights, 2)
         point = point if chart is None else chart(point)
         for _ in range(self.steps):
-            tangent = weighted_mean(manifold.log(point, x), weights, 2)
+            tangent = weighted_mean(manifold.log(spread(point, weights), x), weights, 2)
             plain = manifold.to_origin(point, tangent) if chart is None else chart.pull(point, tangent)
             moves = torch.linalg.vector_norm(plain) > self.tolerance
             point = torch.where(moves, manifold.exp(point, tangent), point)
@@ -103,7 +103,8 @@ class PublishedNorm(ManifoldNorm):
         super().reset_running_stats()
         if self.track_running_stats:
             chart, _, _ = flatten(self.manifold)
-            self.running_mean.copy_(_chart_identity(chart, self.running_mean))
+            for kind in self.statistics.kinds:
+                getattr(self, f"{kind}_mean").copy_(_chart_identity(chart, self.running_mean))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -127,8 +128,8 @@ class PublishedNorm(ManifoldNorm):
     def _select_move(self, base: Manifold) -> Move:
         move = self._published_move(super()._select_move(base))  # type: ignore[safe-super]
 
-        def scaled(manifold: Any, mean: Tensor, x: Tensor) -> Moved:
-            squared, finish, _ = move(manifold, mean, x)
+        def scaled(*arguments: Any) -> Moved:
+            squared, finish, _ = move(*arguments)
             scale = self.scale
             return Moved(squared, finish if scale is None else lambda factor, bias: finish(factor * scale, bias))
 

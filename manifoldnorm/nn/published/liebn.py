@@ -145,6 +145,8 @@ class AdaptiveLieBN(LieBN):
     """
 
     def __init__(self, n: int, *, device: Any = None, dtype: torch.dtype | None = None, **options: Any) -> None:
+        if options.get("bias") == "tangent":
+            raise ValueError("AdaptiveLieBN: bias='tangent' needs second derivatives of its chart; keep 'manifold'.")
         geometry = LearnableManifold(IndexedLogEuclidean(n), ("weights",), device=device, dtype=dtype)
         super().__init__(geometry, device=device, dtype=dtype, **options)
 

@@ -1,0 +1,141 @@
+"""Fused kernels of the native library on tensors; every caller has the same formula in torch where they do not run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from manifoldnorm.linalg._call import plain
+from manifoldnorm.linalg.functions import SpectralFunction
+from manifoldnorm.linalg.native import FusedCall, fusing
+
+(
+    _CONGRUENCE,
+    _REBUILD,
+    _ADJOINT,
+    _CHOLESKY,
+    _CHOLESKY_ADJOINT,
+    _FROM_CHART,
+    _FROM_CHART_ADJOINT,
+    _SANDWICH,
+    _HYPERBOLIC_WEIGHTS,
+    _SUM_OF_KERNELS,
+) = range(10)  # the enumeration of kernels.hpp
+_DTYPES = (torch.float64, torch.float32)
+
+
+def usable(first: Tensor, *others: Tensor | None) -> bool:
+    """Return whether the kernels take these matrices: plain real CPU tensors of one dtype, and a library is loaded."""
+    if first.dtype not in _DTYPES or first.numel() == 0 or not plain(first) or fusing(first) is None:
+        return False
+    return all(t is None or t.dtype == first.dtype for t in others)
+
+
+def _run(
+    operation: int, like: Tensor, inputs: tuple[Tensor | None, ...], *outputs: Tensor | None, kind: int = 0
+) -> None:
+    """Call the library; the inputs are contiguous and outlive the call."""
+    size = like.shape[-1]
+    call = FusedCall(operation, kind, size, like.numel() // (size * size))
+    for place, t in enumerate(inputs):
+        if t is not None:
+            call.inputs[place] = t.data_ptr()
+    for place, t in enumerate(outputs):
+        if t is not None:
+            call.outputs[place] = t.data_ptr()
+    library = fusing(like)
+    assert library is not None
+    library.fused(call, like.dtype == torch.float32)
+
+
+def _packed(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.contiguous()
+
+
+def congruence(k: Tensor, x: Tensor) -> Tensor:
+    """Return ``K X K^T`` for one K and symmetric X (..., n, n)."""
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    _run(_CONGRUENCE, x, (k.contiguous(), x), out)
+    return out
+
+
+def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None) -> Tensor:
+    """Return ``K U diag(values) U^T K^T`` for rows U^T (..., n, n) and one K (None: the identity)."""
+    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype)
+    _run(_REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, _packed(k)), out)
+    return out
+
+
+def adjoint(
+    f: SpectralFunction,
+    w: Tensor,
+    p: Tensor | None,
+    rows: Tensor,
+    g: Tensor,
+    k: Tensor | None = None,
+    a: Tensor | None = None,
+    *,
+    colour: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the adjoint of the derivative of ``X -> K f(A X A^T) K^T`` applied to G, with A X A^T = U diag(w) U^T.
+
+    Also the diagonals of ``U^T K^T G K U`` and, on demand, the gradient in K, ``2 sum sym(G) K U diag(f) U^T``.
+    """
+    assert f.native is not None
+    rows, g = rows.contiguous(), g.contiguous()
+    out, inner = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape[:-1], dtype=rows.dtype)
+    grad_k = torch.empty(rows.shape[-2:], dtype=rows.dtype) if colour else None
+    inputs = (w.contiguous(), f.auxiliary(w, p).contiguous(), _packed(p), rows, g, _packed(k), _packed(a))
+    _run(_ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native)
+    return out, inner, grad_k
+
+
+def cholesky(x: Tensor, chart: bool) -> tuple[Tensor, Tensor | None, bool]:
+    """Return the factors of the symmetric parts, their log-Cholesky charts on demand, and whether all exist."""
+    x, factor = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    y = torch.empty(x.shape, dtype=x.dtype) if chart else None
+    failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
+    _run(_CHOLESKY, x, (x,), factor, y, failed)
+    return factor, y, not bool(failed.any())
+
+
+def cholesky_adjoint(factor: Tensor, g: Tensor, chart: bool) -> Tensor:
+    """Return the symmetric gradient for one of the factor, or of its log-Cholesky chart."""
+    out = torch.empty(factor.shape, dtype=factor.dtype)
+    _run(_CHOLESKY_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out, kind=int(chart))
+    return out
+
+
+def from_chart(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``K K^T`` and K, strict_lower(Y) + exp diag(Y)."""
+    y, factor, out = y.contiguous(), torch.empty(y.shape, dtype=y.dtype), torch.empty(y.shape, dtype=y.dtype)
+    _run(_FROM_CHART, y, (y, y.diagonal(dim1=-2, dim2=-1).exp().contiguous()), factor, out)
+    return out, factor
+
+
+def from_chart_adjoint(factor: Tensor, g: Tensor) -> Tensor:
+    """Return the gradient in the chart Y for one of ``K K^T``."""
+    out = torch.empty(factor.shape, dtype=factor.dtype)
+    _run(_FROM_CHART_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out)
+    return out
+
+
+def sandwich(a: Tensor, weight: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """Return ``B (weight o (A sym(X) A^T)) B^T``, all but X (..., n, n) one matrix."""
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    _run(_SANDWICH, x, (a.contiguous(), weight.contiguous(), b.contiguous(), x), out)
+    return out
+
+
+def hyperbolic_weights(log: Tensor) -> Tensor:
+    """Return ``d coth d`` for half the differences d of the rows' entries (..., n), as (..., n, n)."""
+    out = torch.empty((*log.shape, log.shape[-1]), dtype=log.dtype)
+    _run(_HYPERBOLIC_WEIGHTS, out, (log.contiguous(),), out)
+    return out
+
+
+def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum over the batch of ``U (weights o (U^T S U)) U^T`` for one symmetric S and rows U^T (..., n, n)."""
+    rows, out = rows.contiguous(), torch.empty(s.shape, dtype=s.dtype)
+    _run(_SUM_OF_KERNELS, rows, (s.contiguous(), rows, weights.contiguous()), None, None, out)
+    return out

@@ -1,0 +1,16 @@
+"""Compiled kernels for batches of small matrices on the CPU, and the choice between them and torch's solver."""
+
+from manifoldnorm.linalg.native._choice import backend, backends, chosen, fusing
+from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, NOT_CONVERGED, FusedCall, Kernels, kernels
+
+__all__ = [
+    "INSTRUCTION_SETS",
+    "NOT_CONVERGED",
+    "FusedCall",
+    "Kernels",
+    "backend",
+    "backends",
+    "chosen",
+    "fusing",
+    "kernels",
+]

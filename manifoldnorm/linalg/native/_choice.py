@@ -1,0 +1,114 @@
+"""Which solver decomposes: the compiled kernels or torch's, by size, batch and dtype, unless the caller decides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, Kernels, kernels
+
+_MODES = ("auto", "native", "torch")
+_VARIABLE = "MANIFOLDNORM_EIGH"
+_FROM_ENVIRONMENT = os.environ.get(_VARIABLE, "auto")
+_mode: ContextVar[str] = ContextVar("manifoldnorm_eigh_backend", default=_FROM_ENVIRONMENT)
+
+LARGEST = 96  # the largest matrix of the compiled kernels
+# The kernels take as long for one matrix as for a full vector of them, so torch's solver is faster for large matrices
+# in small batches: measured with AVX-512, from n = 33 on for one matrix in double precision and n = 17 in single, for
+# two matrices from twice these sizes on, and so forth. Narrower vectors only move the balance towards the kernels.
+FILLING = 4
+
+
+@contextlib.contextmanager
+def backend(mode: str) -> Iterator[None]:
+    """Choose the solver that decomposes real symmetric matrices on CPU.
+
+    Parameters
+    ----------
+    mode : {"auto", "native", "torch"}
+        ``"native"``: the compiled kernels wherever they exist (real matrices up to 96 x 96); ``"torch"``: never;
+        ``"auto"`` (the default, or what the environment variable ``MANIFOLDNORM_EIGH`` says): where they are faster.
+        The choice holds for the current thread or task; a compiled function is called, not traced, inside.
+
+    Raises
+    ------
+    ValueError
+        If ``mode`` is none of the three.
+    RuntimeError
+        At the first decomposition, if ``mode`` is ``"native"`` and the kernels are not there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from manifoldnorm.linalg.native import backend
+    >>> from manifoldnorm.linalg import eigvalsh
+    >>> with backend("torch"):
+    ...     eigvalsh(torch.eye(2))
+    tensor([1., 1.])
+    """
+    _check_mode(mode, "backend(mode)")
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def _check_mode(mode: str, name: str) -> None:
+    if mode not in _MODES:
+        raise ValueError(f"{name}: expected 'auto', 'native' or 'torch', got {mode!r}.")
+
+
+def chosen(a: Tensor, dtype: torch.dtype) -> Kernels | None:
+    """Return the kernels if they are to decompose ``a`` in ``dtype``, or None for torch's solver."""
+    mode = _mode.get()
+    if mode == "torch" or a.is_complex() or a.shape[-1] > LARGEST or a.device.type != "cpu":
+        return None
+    _check_mode(mode, _VARIABLE)
+    library = kernels()
+    if isinstance(library, str):
+        if mode == "native":
+            raise RuntimeError(f"the backend 'native' was asked for, but {library}.")
+        return None
+    if mode == "auto" and a.shape[-1] > FILLING * dtype.itemsize * a.shape[:-2].numel():
+        return None
+    return library
+
+
+def fusing(a: Tensor) -> Kernels | None:
+    """Return the kernels if they are to run fused operations on ``a``, a real CPU tensor, or None for torch's own."""
+    if _mode.get() == "torch" or a.shape[-1] > LARGEST:
+        return None
+    library = kernels()
+    return None if isinstance(library, str) else library
+
+
+def backends() -> dict[str, str]:
+    """Say which solver decomposes what, and why.
+
+    Examples
+    --------
+    >>> from manifoldnorm.linalg.native import backends
+    >>> sorted(backends())
+    ['cpu complex', 'cpu real', 'cuda']
+    """
+    mode, library = _mode.get(), kernels()
+    if mode == "torch":
+        real = f"torch: chosen by backend('torch') or {_VARIABLE}"
+    elif isinstance(library, str):
+        real = f"torch: {library}"
+    else:
+        where = f"n <= {LARGEST}" if mode == "native" else f"n <= {LARGEST} where the batch makes them faster"
+        real = (
+            f"native kernels ({INSTRUCTION_SETS[library.best]}, {torch.get_num_threads()} threads): {where}; else torch"
+        )
+    return {
+        "cpu real": real,
+        "cpu complex": "torch: the compiled kernels are real",
+        "cuda": "torch",
+    }

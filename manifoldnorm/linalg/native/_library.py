@@ -1,0 +1,111 @@
+"""The compiled kernels: found, checked once, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PATH = Path(__file__).with_name("_kernels.so")
+INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
+CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
+_INTERFACE = 1  # mn_interface() of a library that these functions can call
+_KINDS = {
+    (torch.float64, torch.float64): 0,
+    (torch.float32, torch.float32): 1,
+    (torch.float32, torch.float64): 2,
+}
+
+
+class FusedCall(ctypes.Structure):
+    """One call of the fused kernels: the struct ``Fused`` of kernels.hpp."""
+
+    _fields_ = (
+        ("operation", ctypes.c_int),
+        ("kind", ctypes.c_int),
+        ("n", ctypes.c_int),
+        ("batch", ctypes.c_int64),
+        ("inputs", ctypes.c_void_p * 7),
+        ("outputs", ctypes.c_void_p * 3),
+    )
+
+
+class Kernels:
+    """The functions of the compiled library at ``path``.
+
+    Raises
+    ------
+    OSError, AttributeError, RuntimeError
+        If the file is no such library, or is one of another version, or computes wrongly.
+    """
+
+    def __init__(self, path: Path = PATH) -> None:
+        library = ctypes.CDLL(str(path))
+        if library.mn_interface() != _INTERFACE:
+            raise RuntimeError("it was built for another version of manifoldnorm")
+        self._eigen = library.mn_eigen
+        self._eigen.argtypes = (*(ctypes.c_int,) * 2, *(ctypes.c_void_p,) * 4, ctypes.c_int64, *(ctypes.c_int,) * 2)
+        self._eigen.restype = ctypes.c_int64
+        self._fused = library.mn_fused
+        self._fused.argtypes = (*(ctypes.c_int,) * 2, ctypes.c_void_p, ctypes.c_int)
+        self.best: int = library.mn_best()
+        self._check()
+
+    def eigen(
+        self, a: Tensor, dtype: torch.dtype, *, vectors: bool, instruction_set: int | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Decompose the symmetric parts of real CPU matrices (..., n, n) in ``dtype``.
+
+        Returns ascending eigenvalues (..., n), eigenvectors as rows (..., n, n) or None, and None or, if the iteration
+        did not end for some matrix, a status per matrix (...). A matrix that is not finite gives NaN.
+        """
+        a = a.contiguous()
+        batch_shape, n = a.shape[:-2], a.shape[-1]
+        values = torch.empty((*batch_shape, n), dtype=dtype)
+        rows = torch.empty(a.shape, dtype=dtype) if vectors else None
+        status = torch.empty(batch_shape, dtype=torch.uint8)
+        failed = self._eigen(
+            self.best if instruction_set is None else instruction_set,
+            _KINDS[a.dtype, dtype],
+            a.data_ptr(),
+            values.data_ptr(),
+            None if rows is None else rows.data_ptr(),
+            status.data_ptr(),
+            status.numel(),
+            n,
+            torch.get_num_threads(),
+        )
+        if failed < 0:
+            raise ValueError(f"this processor has no {INSTRUCTION_SETS[instruction_set or 0]} kernels")
+        return values, rows, status if failed else None
+
+    def fused(self, call: FusedCall, single: bool) -> None:
+        """Run a fused operation; the arguments of its operands are contiguous and outlive the call."""
+        if self._fused(self.best, single, ctypes.byref(call), torch.get_num_threads()):
+            raise ValueError("fused kernel: an argument is out of range")
+
+    def _check(self) -> None:
+        """Decompose matrices with eigenvalues 1, 2, 4 and compare."""
+        a = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64).expand(5, 3, 3)
+        expected = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+        for source, dtype in _KINDS:
+            values, rows, failed = self.eigen(a.to(source), dtype, vectors=True)
+            assert rows is not None
+            error = (rows.mT * values.unsqueeze(-2)) @ rows - a.to(dtype)
+            worst = max(float(error.abs().max()), float((values - expected).abs().max()))
+            if failed is not None or not worst < 64 * torch.finfo(dtype).eps:
+                raise RuntimeError(f"its {INSTRUCTION_SETS[self.best]} kernels compute wrongly")
+
+
+@functools.cache
+def kernels() -> Kernels | str:
+    """Return the kernels, loaded and checked at the first call, or why there are none."""
+    if not PATH.exists():
+        return "not compiled: there was no C++ compiler when manifoldnorm was installed"
+    try:
+        return Kernels()
+    except (OSError, AttributeError, RuntimeError) as error:
+        return f"the library does not load: {error}"

@@ -1,0 +1,36 @@
+// The table of kernels of one instruction set; included once by each of baseline.cpp, avx2.cpp and avx512.cpp.
+#pragma once
+
+#include "fused.hpp"
+#include "kernels.hpp"
+#include "solve.hpp"
+
+namespace MN_ISA {
+
+template <class T> static int64_t eigen_memory(int n, bool vectors, int groups) {
+    if (groups == 1) return Workspace<T, 1>().carve(nullptr, n, vectors);
+    return Workspace<T, 2>().carve(nullptr, n, vectors);
+}
+
+template <class From, class T, int G> static int64_t eigen_of(const mn::Eigen& call, int64_t first, char* memory) {
+    Workspace<T, G> space;
+    space.carve(memory, call.n, call.vectors != nullptr);
+    return solve<From, T, G>(static_cast<const From*>(call.matrices), static_cast<T*>(call.values),
+                             static_cast<T*>(call.vectors), call.status, first, call.batch, call.n, space);
+}
+
+template <class From, class T>
+static int64_t eigen(const mn::Eigen& call, int64_t first, int groups, char* memory) {
+    return groups == 1 ? eigen_of<From, T, 1>(call, first, memory) : eigen_of<From, T, 2>(call, first, memory);
+}
+
+extern const mn::Kernels kernels;
+const mn::Kernels kernels = {
+    {Simd<double>::W, Simd<float>::W, Simd<double>::W},
+    {eigen_memory<double>, eigen_memory<float>, eigen_memory<double>},
+    {eigen<double, double>, eigen<float, float>, eigen<float, double>},
+    {fused_memory<double>, fused_memory<float>},
+    {fused<double>, fused<float>},
+};
+
+}  // namespace MN_ISA

@@ -1,0 +1,117 @@
+"""How the samples of a batch are combined into statistics, where that is more than one weighted mean."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+def trailing(t: Tensor, axes: int) -> Tensor:
+    """Return ``t`` with ``axes`` trailing dimensions of size one."""
+    return t.reshape(t.shape + (1,) * axes) if axes else t
+
+
+class Reduction(abc.ABC):
+    """Takes samples (N, *groups, *point) to statistics, and hands statistics back to their samples.
+
+    Attributes
+    ----------
+    shares : Tensor
+        The weight (N, *groups) of each sample in its own statistic; those of one statistic sum to one, or all are 0.
+    index : Tensor or None
+        Which statistic (N,) each sample belongs to; None where all belong to one.
+    empty : Tensor or None
+        Which statistics have no sample; None where that is impossible.
+    """
+
+    shares: Tensor
+    index: Tensor | None = None
+    empty: Tensor | None = None
+
+    @abc.abstractmethod
+    def mean(self, values: Tensor, point_ndim: int) -> Tensor:
+        """Return the weighted mean of ``values`` (N, *groups, *point) in each statistic.
+
+        A statistic without samples gets the plain mean over the batch: any point will do, but it must be one.
+        """
+
+    def spread(self, p: Tensor) -> Tensor:
+        """Return a value per statistic so that it broadcasts against the samples."""
+        return p if self.index is None else p.index_select(0, self.index)
+
+    @abc.abstractmethod
+    def detach(self) -> Reduction:
+        """Return the same reduction with constant weights."""
+
+    @abc.abstractmethod
+    def to(self, dtype: torch.dtype) -> Reduction:
+        """Return the same reduction with weights in another real dtype."""
+
+
+def total(values: Tensor, index: Tensor | None, like: Tensor) -> Tensor:
+    """Return the sum of ``values`` (N, ...) over dimension 0, per segment where there is an index, as ``like``."""
+    return values.sum(0) if index is None else torch.zeros_like(like).index_add(0, index, values.to(like.dtype))
+
+
+def gather(p: Tensor, index: Tensor | None) -> Tensor:
+    """Return, for each sample, its segment's value; ``p`` itself without an index."""
+    return p if index is None else p.index_select(0, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Segments(Reduction):
+    """One weighted mean for each of D segments of the batch, without a loop and without a look at values.
+
+    Statistics are (D, *groups, *point). Built by `segment`.
+    """
+
+    shares: Tensor
+    index: Tensor
+    empty: Tensor
+
+    def mean(self, values: Tensor, point_ndim: int) -> Tensor:
+        """Return the weighted mean of each segment (D, *groups, *point)."""
+        weighted = values * trailing(self.shares.to(values.dtype), values.ndim - self.shares.ndim)
+        means = values.new_zeros(self.empty.shape[:1] + values.shape[1:]).index_add(0, self.index, weighted)
+        return torch.where(trailing(self.empty, values.ndim - self.empty.ndim), values.mean(0), means)
+
+    def detach(self) -> Segments:
+        """Return the same segments with constant weights."""
+        return replace(self, shares=self.shares.detach())
+
+    def to(self, dtype: torch.dtype) -> Segments:
+        """Return the same segments with weights in another real dtype."""
+        return replace(self, shares=self.shares.to(dtype))
+
+
+def segment(raw: Tensor, index: Tensor, count: int) -> tuple[Segments, Tensor]:
+    """Return the segments of a batch and how many samples (D, *groups) count in each.
+
+    Parameters
+    ----------
+    raw : Tensor
+        Weights (N, *groups), any scale, 0 for samples that are left out.
+    index : Tensor
+        Segment of each sample (N,), integers in [0, count).
+    count : int
+        Number of segments D; some may be empty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from manifoldnorm.stats import segment, weighted_mean
+    >>> segments, samples = segment(torch.ones(3), torch.tensor([1, 1, 0]), 3)
+    >>> weighted_mean(torch.tensor([2.0, 4.0, 9.0]), segments, 0)
+    tensor([9., 3., 5.])
+    >>> samples
+    tensor([1., 2., 0.])
+    """
+    zeros = raw.new_zeros((count, *raw.shape[1:]))
+    totals = zeros.index_add(0, index, raw)
+    samples = zeros.index_add(0, index, (raw > 0).to(raw.dtype))
+    empty = totals == 0
+    shares = raw / torch.where(empty, 1.0, totals).index_select(0, index)
+    return Segments(shares, index, empty), samples
