@@ -6,7 +6,7 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 # The stamp's name holds a checksum of what the installation depends on, so an edit there installs anew.
-KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+KEY := $(shell cat pyproject.toml constraints.txt setup.py manifoldnorm/linalg/native/*.?pp | cksum | cut -d ' ' -f 1)
 DEMO_READY := $(VENV)/.ready-demo-$(KEY)
 DEV_READY := $(VENV)/.ready-dev-$(KEY)
 JOBS ?= 2

@@ -29,7 +29,7 @@ class BuildKernels(build_ext):
     """Compile each file with the instructions that its name says, into a library that knows nothing of Python."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return os.path.join(*fullname.split(".")) + ".so"
+        return os.path.join(*fullname.split(".")) + ".native.so"  # with a dot, no tool takes it for a module
 
     def build_extension(self, ext: Extension) -> None:
         objects = []
@@ -47,7 +47,7 @@ class Wheel(bdist_wheel):
     """A wheel for every Python, of one platform if the kernels were built."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        built = any(Path(self.bdist_dir).rglob("_kernels.so"))
+        built = any(Path(self.bdist_dir).rglob("_kernels.*.so"))
         return "py3", "none", super().get_tag()[2] if built else "any"
 
 

@@ -45,7 +45,10 @@ def test_laws(n: int, p: int, dtype: torch.dtype) -> None:
     far = {"mean_is_stationary", "mean_gradient", "policies_agree", "default_mean", "karcher_converges"}
     report = run_laws([law for law in laws if law.name not in far])
     report.assert_ok()
-    assert {o.law for o in report.absent} == {"injectivity", *(o.law for o in report.absent if o.law.startswith("group"))}
+    assert {o.law for o in report.absent} == {
+        "injectivity",
+        *(o.law for o in report.absent if o.law.startswith("group")),
+    }
 
 
 @pytest.mark.parametrize(("n", "p"), SIZES)

@@ -160,3 +160,17 @@ def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert "FAILED" in capsys.readouterr().out
     assert main(["transposed congruence", "--mutants"]) == 0
     assert "killed 1 of 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("manifold", "seed"), [(mn.BuresWasserstein(1), 0), (mn.BuresWasserstein(1), 4), (mn.BuresWasserstein(3), 0)]
+)
+def test_laws_stay_inside_a_domain(manifold: mn.manifolds.Manifold, seed: int) -> None:
+    testing.check_manifold(manifold, seed=seed).assert_ok()
+    testing.check_manifold(mn.PowerDeformed(manifold, 2.0), seed=seed).assert_ok()
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.0}, {"eps": 0.0}, {"check_input": True}], ids=str)
+@pytest.mark.parametrize("manifold", [mn.AffineInvariant(3), mn.BuresWasserstein(3)], ids=lambda m: type(m).__name__)
+def test_laws_of_a_layer_with_options_at_their_ends(manifold: mn.manifolds.Manifold, options: dict) -> None:
+    testing.check_norm(mn.nn.RiemannianBatchNorm(manifold, dtype=torch.float64, **options)).assert_ok()

@@ -269,14 +269,22 @@ def test_torch_takes_over_where_the_iteration_does_not_end(monkeypatch: pytest.M
     torch.testing.assert_close(linalg.eigvalsh(a), torch.linalg.eigvalsh(a))
 
 
+@pytest.fixture
+def auto() -> Iterator[None]:
+    """Forget what the environment says."""
+    with backend("auto"):
+        yield
+
+
 @compiled
+@pytest.mark.usefixtures("auto")
 def test_who_is_chosen() -> None:
-    small, large = torch.eye(20).expand(64, 20, 20), torch.eye(97).expand(64, 97, 97)
+    small, large, alone = torch.eye(20).expand(64, 20, 20), torch.eye(97).expand(64, 97, 97), torch.eye(64)[None]
     assert chosen(small, torch.float64) is LIBRARY
     assert chosen(large, torch.float64) is None and chosen(small.to(torch.complex64), torch.complex64) is None
-    assert chosen(torch.eye(64)[None], torch.float64) is None  # one large matrix would leave most lanes empty
+    assert chosen(alone, torch.float64) is None  # one large matrix would leave most lanes empty
     with backend("native"):
-        assert chosen(torch.eye(64)[None], torch.float64) is LIBRARY
+        assert chosen(alone, torch.float64) is LIBRARY
         assert chosen(large, torch.float64) is None
         with backend("torch"):
             assert chosen(small, torch.float64) is None
@@ -300,6 +308,7 @@ def test_backends_agree() -> None:
         assert float(((vectors * values.unsqueeze(-2)) @ vectors.mT - a).abs().max()) < 40 * eps
 
 
+@pytest.mark.usefixtures("auto")
 def test_backends_says_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with backend("torch"):
         assert backends()["cpu real"].startswith("torch: chosen by backend('torch') or MANIFOLDNORM_EIGH")

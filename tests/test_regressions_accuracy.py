@@ -141,6 +141,13 @@ def test_gradients_of_steps_shrunk_into_the_domain(dtype: torch.dtype) -> None:
         torch.testing.assert_close(torch.autograd.grad(torch.compile(loss, fullgraph=True)(v), v)[0], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, REAL])
+def test_a_step_inside_the_domain_is_left_whole(dtype: torch.dtype) -> None:
+    manifold = mn.BuresWasserstein(3)
+    p = manifold.random_point(5, dtype=dtype)
+    assert manifold.injective_fraction(p, 0.01 * p).tolist() == [1.0] * 5  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("scale", [2.0**-60, 2.0**-86, 2.0**60])
 def test_bures_wasserstein_in_float32_at_any_scale(scale: float, spd: Callable[..., Tensor]) -> None:
     manifold = mn.BuresWasserstein(4)

@@ -34,11 +34,16 @@ def rotation_about(axis: Tensor, angle: float) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("m", [mn.Rotations(2), mn.Rotations(3), mn.Rotations(3, right=True), mn.Rotations(5)], ids=repr)
+@pytest.mark.parametrize(
+    "m", [mn.Rotations(2), mn.Rotations(3), mn.Rotations(3, right=True), mn.Rotations(5)], ids=repr
+)
 def test_laws(m: mn.Rotations, dtype: torch.dtype) -> None:
     report = run_laws([law for law in laws_of(m, dtype=dtype) if law.name not in BY_ORIGIN])
     report.assert_ok()
-    assert {o.law for o in report.absent} == {"injectivity", *(o.law for o in report.absent if o.law.startswith("gyro"))}
+    assert {o.law for o in report.absent} == {
+        "injectivity",
+        *(o.law for o in report.absent if o.law.startswith("gyro")),
+    }
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
@@ -112,7 +117,7 @@ def test_derivatives_near_zero_and_near_pi(n: int, angle: float) -> None:
 @pytest.mark.parametrize("gap", [1e-4, 1e-6, 1e-8])
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_derivatives_very_near_pi(n: int, gap: float) -> None:
-    """In directions where they are known: along the rotation's own plane, and to another plane through the same axes."""
+    """In directions where they are known: along the rotation's own plane, and by conjugation."""
     m = mn.Rotations(n)
     e = m.origin(dtype=F64)
     q = torch.linalg.qr(torch.randn(n, n, dtype=F64))[0]

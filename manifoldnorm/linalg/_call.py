@@ -32,4 +32,9 @@ def call(function: type[Function], *args: Any) -> Any:
 
 def plain(a: Tensor) -> bool:
     """Return whether ``a`` is an ordinary CPU tensor and nothing traces, so that an operator's kernel may be called."""
-    return type(a) is Tensor and a.device.type == "cpu" and _plain_eager()
+    return _plain_eager() and ordinary(a)
+
+
+def ordinary(a: Tensor) -> bool:
+    """Return whether ``a`` has memory on the CPU: what a transform wrapped may outlive the transform."""
+    return type(a) is Tensor and a.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(a)

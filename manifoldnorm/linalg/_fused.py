@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from manifoldnorm.linalg._call import plain
+from manifoldnorm.linalg._call import ordinary, plain
 from manifoldnorm.linalg.functions import SpectralFunction
 from manifoldnorm.linalg.native import FusedCall, fusing
 
@@ -28,7 +28,7 @@ def usable(first: Tensor, *others: Tensor | None) -> bool:
     """Return whether the kernels take these matrices: plain real CPU tensors of one dtype, and a library is loaded."""
     if first.dtype not in _DTYPES or first.numel() == 0 or not plain(first) or fusing(first) is None:
         return False
-    return all(t is None or t.dtype == first.dtype for t in others)
+    return all(t is None or (t.dtype == first.dtype and ordinary(t)) for t in others)
 
 
 def _run(

@@ -74,9 +74,11 @@ class _Cholesky(Function):
     @without_autocast
     def backward(ctx: Any, g: Tensor | None, gy: Tensor | None) -> Any:
         (factor,) = ctx.saved_tensors
-        if (g is None) != (gy is None) and factor.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(factor):
-            given = (gy if g is None else g).to(factor.dtype)  # type: ignore[union-attr]
-            return _fused.cholesky_adjoint(factor, given, g is None).to(ctx.dtype), None, None, None
+        given = g if gy is None else gy if g is None else None
+        if given is not None and factor.ndim > 2 and not torch.is_grad_enabled():
+            given = given.to(factor.dtype)
+            if _fused.usable(factor, given):
+                return _fused.cholesky_adjoint(factor, given, g is None).to(ctx.dtype), None, None, None
         if gy is not None:
             through = _scale_diagonal(gy.tril(), 1 / factor.diagonal(dim1=-2, dim2=-1))
             g = through if g is None else g + through

@@ -40,8 +40,9 @@ class _Dilate(Function):
     @without_autocast
     def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> Tensor:
         power = fn.POWER.value(clamped(x, w, fn.POWER), t)
-        if _shared(k) and _fused.usable(uh):
-            return _fused.rebuild(power, uh, None if k is None else k.to(uh.dtype)).to(x.dtype)
+        wide = None if k is None else k.to(uh.dtype)
+        if _shared(k) and _fused.usable(uh, power, wide):
+            return _fused.rebuild(power, uh, wide).to(x.dtype)
         rows = _coloured(uh, k)
         return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype)
 
@@ -60,8 +61,8 @@ class _Dilate(Function):
 
         w, g = clamped(x, w, fn.POWER), g.to(uh.dtype)
         grad_t = grad_k = grad_x = grad_a = None
-        if not needs_a and _shared(k) and _shared(a) and _fused.usable(uh):
-            wide = [None if m is None else m.to(uh.dtype) for m in (k, a)]
+        wide = [None if m is None else m.to(uh.dtype) for m in (k, a)]
+        if not needs_a and _shared(k) and _shared(a) and _fused.usable(uh, g, w, t, *wide):
             grad_x, inner, grad_k = _fused.adjoint(fn.POWER, w, t, uh, g, *wide, colour=needs_k and k is not None)
             grad_t = done((inner * fn.POWER_LOG.value(w, t)).sum(-1)) if needs_t else None
             grad_k = None if grad_k is None else done(grad_k.to(k.dtype))

@@ -93,8 +93,9 @@ class _Kernel(Function):
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         kernel = k.value(w.unsqueeze(-1) + w.unsqueeze(-2))
-        if uh.ndim == 2 and v.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(uh):
-            return _fused.sandwich(uh, kernel, uh.mT, v.to(uh.dtype)).to(v.dtype)
+        wide = v.to(uh.dtype)
+        if uh.ndim == 2 and v.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(uh, kernel, wide):
+            return _fused.sandwich(uh, kernel, uh.mT, wide).to(v.dtype)
         return from_basis(uh, kernel * to_basis(uh, symmetrize(v.to(uh.dtype)))).to(v.dtype)
 
     @staticmethod

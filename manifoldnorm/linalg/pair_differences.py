@@ -30,7 +30,7 @@ def slope(f: PairFunction) -> PairFunction:
 
     def derivative(a: Tensor, b: Tensor) -> Tensor:
         a, b = torch.broadcast_tensors(a, b)
-        value, pull = torch.func.vjp(lambda x: f(x, b), a)
+        value, pull = torch.func.vjp(lambda x: f(x, b), a)[:2]
         return pull(torch.ones_like(value))[0]
 
     return derivative

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from manifoldnorm.linalg._basis import from_basis, to_basis
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import symmetrize, without_autocast
-from manifoldnorm.linalg.principal import principal
+from manifoldnorm.linalg.principal import principal_bases
 from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
 
@@ -70,7 +70,7 @@ class _Factor(Function):
 def _aligned(a: Tensor, cosine: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Return left vectors for which ``left @ right`` is the orthogonal factor also of frames a little off the manifold.
 
-    There the factorisation behind ``left`` depends on the basis; what is not symmetric in ``V^T A Z`` tells by how much.
+    There the factorisation behind ``left`` depends on the basis; the skew part of ``V^T A Z`` tells by how much.
     """
     rest = left.mT @ a @ right.mT
     sums = (cosine.unsqueeze(-1) + cosine.unsqueeze(-2)).clamp_min(torch.finfo(a.dtype).eps ** 0.5)
@@ -104,9 +104,10 @@ def polar(a: Tensor, residual: Tensor) -> tuple[Spectrum, Tensor]:
     >>> cosine.matrix, factor
     (tensor([[0.6000]]), tensor([[-1.]]))
     """
-    _, _, angles, left, right, _ = principal(a, residual)
+    constant, off = a.detach(), residual.detach()
+    angles, _, left, right = principal_bases(constant, off.mT @ off)
     cosine = angles.cos()
-    left = _aligned(a.detach(), cosine, left, right)
+    left = _aligned(constant, cosine, left, right)
     factor = call(_Factor, a, cosine, left, right)
     return Spectrum(symmetrize(a @ factor.mT), cosine, left.mT), factor
 

@@ -1,10 +1,11 @@
 """Principal angles between frames and a base, and what a batch norm does with them, fused: one decomposition each.
 
-A frame with the part ``A`` (p x p) along a base and ``R`` (m x p) off it is ``A = V c Z^T``, ``R = W s Z^T`` with the
-cosines c and sines s of the principal angles. To first order it moves by ``N = c W^T dR Z - s V^T dA Z``, of which the
-symmetric part sees the differences of angles and the antisymmetric part their sums; the derivatives of everything here
-are products with kernels of these two. They are exact at equal and vanishing angles and lose digits only where the sum
-of two angles approaches pi. Differentiable once; second derivatives raise.
+Frames lie here in rows: a frame with the parts ``A`` (p x p) along a base and ``R`` (m x p) off it is the pair of their
+transposes, for which products with shared matrices are single large ones. With the cosines c and sines s of the
+principal angles ``A = V c Z^T`` and ``R = W s Z^T``. To first order the frame moves by ``N = c W^T dR Z - s V^T dA Z``,
+of which the symmetric part sees the differences of angles and the antisymmetric part their sums; the derivatives of
+everything here are products with kernels of these two. They are exact at equal and vanishing angles and lose digits
+only where the sum of two angles approaches pi. Differentiable once; second derivatives raise.
 """
 
 from __future__ import annotations
@@ -22,22 +23,32 @@ from manifoldnorm.linalg.spectrum import decompose
 
 
 class Principal(NamedTuple):
-    """Principal angles (..., p) and vectors, without gradient, of the differentiable frame ``along``, ``off``.
+    """Principal angles and vectors, without gradient, of the differentiable frame ``along`` (p x p), ``off`` (p x m).
 
-    ``left`` holds V (p x p) and ``out`` W (m x p) in columns, ``right`` Z^T in rows. W is 0 or noise where an angle is
-    0: nothing depends on it there.
+    ``left`` holds V in columns, ``right`` Z^T in rows; ``W^T = right / sine @ off``. Angles below sqrt(eps) count as
+    that much where they are divided by: nothing depends on W there, and the limit is the same.
     """
 
     along: Tensor
     off: Tensor
     angles: Tensor
+    sine: Tensor
     left: Tensor
     right: Tensor
-    out: Tensor
+
+    @property
+    def out(self) -> Tensor:
+        """The vectors W in rows (p x m)."""
+        return (self.right / self.sine.unsqueeze(-1)) @ self.off.detach()
+
+    @property
+    def ratio(self) -> Tensor:
+        """``theta / sin(theta)``."""
+        return self.angles / self.sine
 
 
 def principal(along: Tensor, off: Tensor) -> Principal:
-    """Return the principal angles and vectors of frames; small angles are read off ``off``, right ones off ``along``.
+    """Return the principal angles and vectors of frames in rows.
 
     Examples
     --------
@@ -46,41 +57,43 @@ def principal(along: Tensor, off: Tensor) -> Principal:
     >>> principal(torch.tensor([[-0.6]]), torch.tensor([[0.8]])).angles
     tensor([0.9273])
     """
-    return Principal(along, off, *_decompose(along.detach(), off.detach()))
+    constant = off.detach()
+    return Principal(along, off, *principal_bases(along.detach().mT, constant @ constant.mT))
 
 
 @without_autocast
-def _decompose(along: Tensor, off: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    right = decompose(off.mT @ off, name="principal angles").vectors_h.to(off.dtype)
+def principal_bases(along: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return angles, their sines, V and Z^T of ``A = V c Z^T`` and ``R^T R = Z s^2 Z^T``, without gradient.
+
+    Small angles are read off the Gram matrix, right ones off ``A``.
+    """
+    _, squares, right = decompose(gram, name="principal angles")
+    right, squares = right.to(gram.dtype), squares.to(gram.dtype)
     # columns descend in length, so the factorisation leaves the good ones alone and completes the vanishing ones
     left, triangle = torch.linalg.qr(along @ right.mT)
     cosine = triangle.diagonal(dim1=-2, dim2=-1)
-    out = off @ right.mT
-    sine = out.square().sum(-2).sqrt()
+    sine = squares.clamp_min(torch.finfo(squares.dtype).eps).sqrt()
     left = torch.copysign(torch.ones_like(cosine), cosine).unsqueeze(-2) * left
-    out = out / (sine + torch.finfo(sine.dtype).tiny).unsqueeze(-2)
-    return torch.atan2(sine, cosine.abs()), left, right, out
+    return torch.atan2(sine, cosine.abs()), sine, left, right
 
 
 def _done(result: Tensor, *sources: Tensor) -> Tensor:
     return no_derivative(HIGHER_ORDER, result, *sources) if torch.is_grad_enabled() else result
 
 
-def _halves(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the symmetric and the antisymmetric part."""
-    return (m + m.mT) / 2, (m - m.mT) / 2
-
-
-def _pull(p: Principal, across: Tensor, outside: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+def _pull(
+    p: Principal, across: Tensor, inside: Tensor, ratio: Tensor, outside: Tensor, source: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the gradients of ``along`` and ``off`` from that of N and, per column, that of the part beyond W.
 
-    ``outside`` (m x p) is multiplied by the ratio of lengths (..., p) that a movement beyond W gets.
+    The latter is ``outside @ source`` (p x m), of which ``inside`` is the part along W, times the ``ratio`` of lengths
+    that a movement beyond W gets.
     """
-    sine, cosine = p.angles.sin().unsqueeze(-1), p.angles.cos().unsqueeze(-1)
-    outside = outside * ratio.unsqueeze(-2)
-    inside = p.out.mT @ outside
-    grad_off = (p.out @ (cosine * across - inside) + outside) @ p.right
-    return -p.left @ (sine * across) @ p.right, grad_off
+    sine, cosine = p.sine.unsqueeze(-1), p.angles.cos().unsqueeze(-1)
+    turned = p.right.mT @ (cosine * across - inside * ratio.unsqueeze(-2)).mT
+    within = (turned / p.sine.unsqueeze(-2)) @ p.right @ p.off
+    beyond = (p.right.mT * ratio.unsqueeze(-2)) @ outside @ source
+    return -p.right.mT @ (sine * across).mT @ p.left.mT, within + beyond
 
 
 class _SquaredLength(Function):
@@ -89,8 +102,10 @@ class _SquaredLength(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(along: Tensor, off: Tensor, angles: Tensor, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-        return angles.square().sum(-1)
+    def forward(along: Tensor, off: Tensor, angles: Tensor, sine: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        # what of an angle is only the floor of its sine does not count
+        length = angles.square() - torch.where(sine <= torch.finfo(sine.dtype).eps ** 0.5, angles.square(), 0.0)
+        return length.sum(-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -99,22 +114,22 @@ class _SquaredLength(Function):
     @staticmethod
     @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
-        along, off, angles, left, right, out = ctx.saved_tensors
-        twice = 2 * g.unsqueeze(-1) * angles
-        grad_along = left @ ((-twice * angles.sin()).unsqueeze(-1) * right)
-        grad_off = out @ ((twice * angles.cos()).unsqueeze(-1) * right)
+        along, off, angles, sine, left, right = ctx.saved_tensors
+        twice = (2 * g.unsqueeze(-1) * angles / sine).unsqueeze(-1)
+        grad_along = (right * -twice * sine.unsqueeze(-1).square()).mT @ left.mT
+        grad_off = (right.mT @ (twice * angles.cos().unsqueeze(-1) * right)) @ off
         return _done(grad_along, along, off, g), _done(grad_off, along, off, g), None, None, None, None
 
 
 class _Velocity(Function):
-    """D = W theta V^T, whose exponential is the frame."""
+    """``D^T = V theta W^T`` (p x m), whose exponential is the frame."""
 
     generate_vmap_rule = True
 
     @staticmethod
     @without_autocast
-    def forward(along: Tensor, off: Tensor, angles: Tensor, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-        return (out * angles.unsqueeze(-2)) @ left.mT
+    def forward(along: Tensor, off: Tensor, angles: Tensor, sine: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return (left * (angles / sine).unsqueeze(-2)) @ right @ off
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -124,33 +139,34 @@ class _Velocity(Function):
     @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
         p = Principal(*ctx.saved_tensors)
-        outside = g @ p.left
-        even, odd = _halves(p.out.mT @ outside)
-        tiny = torch.finfo(p.angles.dtype).tiny ** 0.5
-        minus, plus = _sums(p.angles, tiny)
-        across = even * (minus / minus.sin()) + odd * (plus / plus.sin())
-        along, off = _pull(p, across, outside, (p.angles + tiny) / (p.angles.sin() + tiny))
+        inside = (p.right / p.sine.unsqueeze(-1)) @ (p.off @ g.mT) @ p.left
+        minus, plus = _sums(p.angles)
+        minus, plus = minus / minus.sin(), plus / plus.sin()
+        across = ((minus + plus) * inside + (minus - plus) * inside.mT) / 2
+        along, off = _pull(p, across, inside, p.ratio, p.left.mT, g)
         return _done(along, p.along, p.off, g), _done(off, p.along, p.off, g), None, None, None, None
 
 
-def _sums(angles: Tensor, tiny: float) -> tuple[Tensor, Tensor]:
+def _sums(angles: Tensor) -> tuple[Tensor, Tensor]:
     """Return the differences and the sums of angles, moved off 0 by a number that changes nothing else."""
+    tiny = torch.finfo(angles.dtype).tiny ** 0.5
     row, column = angles.unsqueeze(-1), angles.unsqueeze(-2)
-    return row - column + tiny, row + column + tiny
+    return row - column + tiny, row + column
 
 
 class _Dilate(Function):
-    """``[V cos(t theta) V^T; W sin(t theta) V^T]``: the exponential of t times the velocity, as a whole frame."""
+    """``[V cos(t theta) V^T, V sin(t theta) W^T]``: the exponential of t times the velocity, as a whole frame."""
 
     generate_vmap_rule = True
 
     @staticmethod
     @without_autocast
     def forward(
-        along: Tensor, off: Tensor, angles: Tensor, left: Tensor, right: Tensor, out: Tensor, t: Tensor
+        along: Tensor, off: Tensor, angles: Tensor, sine: Tensor, left: Tensor, right: Tensor, t: Tensor
     ) -> Tensor:
-        turned = (t.unsqueeze(-1) * angles).unsqueeze(-2)
-        return torch.cat([left * turned.cos(), out * turned.sin()], -2) @ left.mT
+        turned = t.unsqueeze(-1) * angles
+        bottom = (left * (turned.sin() / sine).unsqueeze(-2)) @ right @ off
+        return torch.cat([(left * turned.cos().unsqueeze(-2)) @ left.mT, bottom], -1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -163,31 +179,29 @@ class _Dilate(Function):
         p = Principal(*saved)
         turned = t.unsqueeze(-1) * p.angles
         sine, cosine = turned.sin(), turned.cos()
-        g = g @ p.left
         size = p.left.shape[-1]
-        top, outside = p.left.mT @ g[..., :size, :], g[..., size:, :]
-        bottom = p.out.mT @ outside
+        source = g[..., size:]
+        top = p.left.mT @ g[..., :size].mT @ p.left
+        bottom = (p.right / p.sine.unsqueeze(-1)) @ (p.off @ source.mT) @ p.left
         horizontal = cosine.unsqueeze(-1) * bottom - sine.unsqueeze(-1) * top
         vertical = cosine.unsqueeze(-1) * top + sine.unsqueeze(-1) * bottom
         grad_t = (p.angles * horizontal.diagonal(dim1=-2, dim2=-1)).sum(-1)
         minus, minus_turn, plus, plus_turn = _ratios(p.angles, t, sine, cosine)
-        even, _ = _halves(minus * (horizontal + minus_turn * vertical))
-        _, odd = _halves(plus * (horizontal + plus_turn * vertical))
-        tiny = torch.finfo(t.dtype).tiny ** 0.5
-        ratio = (sine + t.unsqueeze(-1) * tiny) / (p.angles.sin() + tiny)
-        along, off = _pull(p, even + odd, outside, ratio)
-        sources = (p.along, p.off, ctx.saved_tensors[-1], g)
+        even = minus * (horizontal + minus_turn * vertical)
+        odd = plus * (horizontal + plus_turn * vertical)
+        across = (even + even.mT + odd - odd.mT) / 2
+        along, off = _pull(p, across, bottom, sine / p.sine, p.left.mT, source)
+        sources = (p.along, p.off, t, g)
         return _done(along, *sources), _done(off, *sources), None, None, None, None, _done(grad_t, *sources)
 
 
 def _ratios(angles: Tensor, t: Tensor, sine: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return ``sin(t x) / sin x`` and ``tan(t x / 2)`` for the differences and for the sums x of angles."""
-    minus, plus = _sums(angles, torch.finfo(angles.dtype).tiny ** 0.5)
+    minus, plus = _sums(angles)
     t = t.unsqueeze(-1).unsqueeze(-1)
     s, c = sine.unsqueeze(-1), cosine.unsqueeze(-1)
     product, other = c * c.mT, s * s.mT
-    gap = (t * minus).sin()
-    total = (t * plus).sin()
+    gap, total = (t * minus).sin(), (t * plus).sin()
     return gap / minus.sin(), gap / (1 + product + other), total / plus.sin(), total / (1 + product - other)
 
 
@@ -197,22 +211,24 @@ def squared_length(p: Principal) -> Tensor:
 
 
 def velocity(p: Principal) -> Tensor:
-    """Return the logarithm (..., m, p) in the frame of the base."""
+    """Return the logarithm in rows (..., p, m)."""
     return call(_Velocity, *p)
 
 
 def dilate(p: Principal, t: Tensor | float) -> Tensor:
-    """Return the frame at ``t`` times the way from the base, (..., p + m, p); ``t`` (...) may carry a gradient.
+    """Return the frame in rows (..., p, p + m) at ``t`` times the way; ``t`` (...) may carry a gradient.
 
     Examples
     --------
     >>> import torch
     >>> from manifoldnorm.linalg.principal import dilate, principal
-    >>> dilate(principal(torch.zeros(1, 1), torch.ones(1, 1)), 2.0).T
-    tensor([[-1.0000e+00, -8.7423e-08]])
+    >>> dilate(principal(torch.tensor([[0.6]]), torch.tensor([[0.8]])), 2.0)
+    tensor([[-0.2800,  0.9600]])
     """
     t = torch.as_tensor(t, dtype=p.angles.dtype, device=p.angles.device)
     shape = torch.broadcast_shapes(t.shape, p.angles.shape[:-1])
-    frame = (x.expand(shape + x.shape[-2:]) for x in (p.along, p.off))
-    bases = (x.expand(shape + x.shape[-2:]) for x in (p.left, p.right, p.out))
-    return call(_Dilate, *frame, p.angles.expand(*shape, -1), *bases, t.expand(shape))
+    if shape == p.angles.shape[:-1]:
+        return call(_Dilate, *p, t.expand(shape))
+    along, off, left, right = (x.expand(shape + x.shape[-2:]) for x in (p.along, p.off, p.left, p.right))
+    angles, sine = (x.expand(*shape, -1) for x in (p.angles, p.sine))
+    return call(_Dilate, along, off, angles, sine, left, right, t.expand(shape))

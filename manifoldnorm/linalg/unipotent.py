@@ -10,7 +10,7 @@ from manifoldnorm.linalg._precision import without_autocast
 from manifoldnorm.linalg.cholesky import inverse_lower
 
 
-@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call]
+@torch.compiler.assume_constant_result
 def _gauss(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the nodes and weights of the Gauss-Legendre rule on (0, 1)."""
     nodes, weights = np.polynomial.legendre.leggauss(count)

@@ -24,6 +24,7 @@ from manifoldnorm.manifolds.hyperbolic import Klein, Lorentz
 from manifoldnorm.manifolds.kernel_metric import KernelMetric
 from manifoldnorm.manifolds.kernels import BuresKernel, CustomKernel, MixedPowerKernel, SpectralKernel
 from manifoldnorm.manifolds.mixed_power import MixedPowerEuclidean
+from manifoldnorm.manifolds.poly_hyperbolic import CorrelationPolyHyperbolic
 from manifoldnorm.manifolds.product import Product
 from manifoldnorm.manifolds.pullback import Pullback, flatten
 from manifoldnorm.manifolds.pullbacks_spd import (
@@ -53,6 +54,7 @@ __all__ = [
     "CorrelationLogEuclideanCholesky",
     "CorrelationLogScaling",
     "CorrelationOffLog",
+    "CorrelationPolyHyperbolic",
     "CustomKernel",
     "Diffeo",
     "Euclidean",

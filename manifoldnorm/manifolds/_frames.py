@@ -13,7 +13,7 @@ from manifoldnorm.linalg import functions_angles as fn
 from manifoldnorm.linalg._precision import widens
 from manifoldnorm.linalg.functions import INV_SQRT
 from manifoldnorm.linalg.polar import polar
-from manifoldnorm.linalg.principal import dilate, principal
+from manifoldnorm.linalg.principal import Principal, dilate, principal
 
 
 def widened(x: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ def ray_between(p: Tensor, q: Tensor) -> Ray:
 class Turn(NamedTuple):
     """The isometry exp(omega) that carries the origin to a point along their geodesic: two reflections.
 
-    The first reflects in the origin, which changes the ``signs`` (n, 1) of all rows after the first p, the second in
-    the middle of the geodesic, of which ``half`` is a frame.
+    The first reflects in the origin, which changes the ``signs`` (n) of all coordinates after the first p, the second
+    in the middle of the geodesic, of which ``half`` is a frame.
     """
 
     half: Tensor
@@ -93,18 +93,37 @@ class Turn(NamedTuple):
 
     def apply(self, y: Tensor) -> Tensor:
         """Return ``exp(omega) y``."""
-        return torch.addcmul(2 * self.half @ ((self.signs * self.half).mT @ y), self.signs, y, value=-1)
+        return self.apply_rows(y.mT).mT
 
     def undo(self, y: Tensor) -> Tensor:
         """Return ``exp(-omega) y``."""
-        return torch.addcmul(2 * self.signs * self.half @ (self.half.mT @ y), self.signs, y, value=-1)
+        return self.undo_rows(y.mT).mT
+
+    def apply_rows(self, y: Tensor) -> Tensor:
+        """Return the rows ``y exp(omega)^T`` of frames in rows."""
+        across = y @ (self.signs.unsqueeze(-1) * self.half)
+        return torch.addcmul(across @ (2 * self.half.mT), self.signs, y, value=-1)
+
+    def undo_rows(self, y: Tensor) -> Tensor:
+        """Return the rows ``y exp(omega)`` of frames in rows."""
+        return torch.addcmul((y @ self.half) @ (2 * self.signs * self.half.mT), self.signs, y, value=-1)
 
 
 def signs(x: Tensor) -> Tensor:
-    """Return the signs (n, 1) of the reflection in the origin: 1 for the first p rows, -1 for the others."""
-    result = torch.ones(x.shape[-2], 1, dtype=x.dtype, device=x.device)
-    result[x.shape[-1] :] = -1
-    return result
+    """Return the signs (n) of the reflection in the origin: 1 for the first p coordinates, -1 for the others."""
+    n, p = x.shape[-2:]
+    return torch.cat([x.new_ones(p), x.new_full((n - p,), -1.0)])
+
+
+def rows(x: Tensor) -> Tensor:
+    """Return frames in rows, in memory too: products with shared matrices are then single large ones."""
+    return x.mT.contiguous()
+
+
+def principal_rows(y: Tensor) -> Principal:
+    """Return the principal angles between frames in rows (..., p, n) and the origin."""
+    p, n = y.shape[-2:]
+    return principal(*y.split([p, n - p], -1))
 
 
 def turn_to(x: Tensor) -> tuple[Turn, Tensor]:
@@ -117,7 +136,7 @@ def turn_to(x: Tensor) -> tuple[Turn, Tensor]:
 
 def turn_once(x: Tensor) -> Turn:
     """Return the isometry of `turn_to`, differentiable once and cheaper."""
-    return Turn(dilate(principal(*blocks(x)), 0.5), signs(x))
+    return Turn(dilate(principal_rows(rows(x)), 0.5).mT, signs(x))
 
 
 def aligned(x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class JacobiHessian:
         self._principal, self._weights = principal, weights
 
     def _parts(self, residual: Tensor) -> tuple[Any, ...]:
-        _, _, angles, left, _, out = self._principal
+        _, _, angles, _, left, _ = self._principal
         with torch.no_grad():  # as a decorator it would break a compiled graph
             row, column = angles.unsqueeze(-1), angles.unsqueeze(-2)
             even, odd, own = x_cot_x(row - column), x_cot_x(row + column), x_cot_x(angles)
@@ -77,7 +77,7 @@ class JacobiHessian:
             same, turned = half * (even + odd - 2 * own.unsqueeze(-2)), half * (even - odd)
             index = weights.index if isinstance(weights, Reduction) else None
             right = total(right, index, residual[..., : left.shape[-1], :])
-            return out.mT.contiguous(), left.mT.contiguous(), same, turned, right, index
+            return self._principal.out, left.mT.contiguous(), same, turned, right, index
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""

@@ -192,7 +192,8 @@ def _root(p: Tensor, factor: Tensor, q: Tensor) -> Tensor:
 def _inside(s: Tensor) -> Tensor:
     """Return the largest t <= 1 for which the eigenvalues of ``I + t S`` stay above the margin, differentiable."""
     limit = DOMAIN_MARGIN - 1
-    return limit / linalg.smallest_below(s, limit)
+    lowest = linalg.smallest_below(s, limit)
+    return torch.where(lowest < limit, limit / lowest, 1.0)  # exactly 1, which the quotient misses in float32
 
 
 class GeneralizedBuresWasserstein(Pullback):

@@ -175,7 +175,6 @@ class RowScaling(Diffeo):
         return v - torch.diag_embed(v.sum(-1))
 
 
-
 class HollowScaling(Diffeo):
     """The linear isometry from a permutation-invariant inner product on hollow symmetric matrices to the Frobenius one.
 

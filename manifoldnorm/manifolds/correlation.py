@@ -181,7 +181,5 @@ class CorrelationLogScaling(CorrelationManifold):
         self, n: int, alpha: float | Tensor = 1.0, delta: float | Tensor = 0.0, zeta: float | Tensor = 0.0
     ) -> None:
         check_correlation_size("CorrelationLogScaling", n)
-        chart = _scaled(
-            "CorrelationLogScaling", n, ZeroRowSumScaling(alpha, delta, zeta), MatrixLog() @ RowScaling()
-        )
+        chart = _scaled("CorrelationLogScaling", n, ZeroRowSumScaling(alpha, delta, zeta), MatrixLog() @ RowScaling())
         self._setup({"n": n, "alpha": alpha, "delta": delta, "zeta": zeta}, chart, ZeroRowSumMatrices(n))

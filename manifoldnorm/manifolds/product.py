@@ -23,7 +23,7 @@ def _rebuild(factors: tuple[Manifold, ...], per_factor: bool) -> Product:
     return Product(*factors, per_factor=per_factor)
 
 
-class Product(ProductMeans, ProductStructures, Manifold):  # type: ignore[misc]
+class Product(ProductMeans, ProductStructures, Manifold):
     """The Riemannian product of manifolds: squared distances add, everything else goes factor by factor.
 
     A point is the concatenation of the factors' flattened points, see `split` and `merge`. It is a group or gyrogroup

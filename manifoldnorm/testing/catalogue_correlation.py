@@ -15,6 +15,7 @@ from manifoldnorm.manifolds import (
     CorrelationLogEuclideanCholesky,
     CorrelationLogScaling,
     CorrelationOffLog,
+    CorrelationPolyHyperbolic,
     Euclidean,
     LogEuclidean,
     Manifold,
@@ -39,6 +40,7 @@ MANIFOLDS: dict[str, Callable[[], Manifold]] = {
     "CorrelationOffLog-alpha-beta-gamma": lambda: CorrelationOffLog(N, 1.0, 0.5, 0.25),
     "CorrelationLogScaling": lambda: CorrelationLogScaling(N),
     "CorrelationLogScaling-alpha-delta-zeta": lambda: CorrelationLogScaling(N, 1.0, 0.5, 0.25),
+    "CorrelationPolyHyperbolic": lambda: CorrelationPolyHyperbolic(N),
     "Product-flat": lambda: Product(CorrelationOffLog(3), Euclidean(2), Euclidean()),
     "Product-curved": _curved,
     "Product-Bures": lambda: Product(BuresWasserstein(2), AffineInvariant(2)),
@@ -61,6 +63,7 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[Symmetry, ...]]] = {
         lambda: R(CorrelationLogScaling(N), channels=2, bias="manifold", dtype=_F64),
         _ORDER,
     ),
+    "Gyro-CorrelationPolyHyperbolic": (lambda: G(CorrelationPolyHyperbolic(N), channels=2, dtype=_F64), ()),
     "Gyro-Product-joint": (lambda: G(_curved(per_factor=False), channels=2, dtype=_F64), ()),
     "Riemannian-Product-joint": (
         lambda: R(Product(BuresWasserstein(2), Euclidean(2), per_factor=False), dtype=_F64),

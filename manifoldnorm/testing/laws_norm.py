@@ -132,7 +132,7 @@ def running_statistics(case: NormCase) -> float:
 
 
 def _running(case: NormCase, momentum: float | None) -> float:
-    layer, m = case.needs(case.tracking(case.exact()), "momentum"), case.manifold
+    layer, m = case.needs(case.tracking(case.generic()), "momentum"), case.manifold
     layer.momentum = momentum
     mean, variance = layer.running_mean.clone(), layer.running_var.clone()
     for step in range(3):

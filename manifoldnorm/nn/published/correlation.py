@@ -21,6 +21,7 @@ from manifoldnorm.manifolds.correlation import (
     CorrelationOffLog,
 )
 from manifoldnorm.manifolds.elliptope import StrictlyTriangularMatrices
+from manifoldnorm.manifolds.poly_hyperbolic import PoincareRows
 from manifoldnorm.nn.batchnorm import LieBatchNorm
 from manifoldnorm.nn.published.base import PublishedNorm
 from manifoldnorm.nn.published.geometries import last_chart
@@ -165,6 +166,15 @@ class LieBNCor(PublishedNorm, LieBatchNorm):
         chart, _, _ = flatten(self.manifold)
         assert chart is not None
         return chart.inverse(self._free_bias())
+
+    @bias_point.setter
+    def bias_point(self, value: Tensor) -> None:
+        if not self.rows:
+            raise ValueError("LieBNCor: the trivial bias is a free matrix; assign to layer.free.")
+        chart = PoincareRows()
+        with torch.no_grad():
+            for i, name in enumerate(self.rows, 1):
+                getattr(self, name).copy_(chart(value)[..., i, :i])
 
     def _free_bias(self) -> Tensor:
         kinds: dict[type[Manifold], Callable[[Tensor], Tensor]] = {

@@ -27,8 +27,8 @@ class FirstSampleKarcher(MeanPolicy):
     >>> import torch, manifoldnorm as mn
     >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     >>> mn.nn.published.FirstSampleKarcher()(mn.Rotations(2), torch.stack([torch.eye(2), turn]))
-    tensor([[0.7071, -0.7071],
-            [0.7071, 0.7071]])
+    tensor([[ 0.7071, -0.7071],
+            [ 0.7071,  0.7071]])
     """
 
     steps: int = 1
