@@ -1,4 +1,4 @@
-"""Every geometry obeys every law it can have, in both precisions; what it lacks is written down here."""
+"""Every geometry of matrices obeys every law it can have, in both precisions; what it lacks is written down here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from manifoldnorm.testing import laws_of, run_laws
-from manifoldnorm.testing.catalogue import MANIFOLDS
+from manifoldnorm.testing.catalogue_spd import MANIFOLDS
 from manifoldnorm.testing.checks import GYRO_LAWS, LIE_LAWS, MANIFOLD_LAWS
 
 ALL = {f.__name__ for f in MANIFOLD_LAWS + LIE_LAWS + GYRO_LAWS}

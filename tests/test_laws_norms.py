@@ -1,4 +1,4 @@
-"""Every norm layer obeys every law it can have, in both precisions; what it lacks is written down here."""
+"""Every norm layer on them obeys every law it can have, in both precisions; what it lacks is written down here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from manifoldnorm.testing import laws_of_norm, run_laws
-from manifoldnorm.testing.catalogue import NORMS
+from manifoldnorm.testing.catalogue_spd import NORMS
 from manifoldnorm.testing.checks import NORM_LAWS
 
 TRACKED = {

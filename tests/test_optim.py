@@ -226,8 +226,12 @@ def test_geoopt_geometries_have_equivalents() -> None:
     assert from_geoopt(manifolds.Euclidean(), 5, 2) == mn.Euclidean(5, 2)
     with pytest.raises(TypeError, match=r"leaves its sizes open; pass them: from_geoopt\(manifold, 20\)"):
         from_geoopt(manifolds.SymmetricPositiveDefinite("AIM"))
-    with pytest.raises(TypeError, match="Sphere has no equivalent here; known: "):
-        from_geoopt(manifolds.Sphere(), 3)
+    with pytest.raises(TypeError, match="BirkhoffPolytope has no equivalent here; known: "):
+        from_geoopt(manifolds.BirkhoffPolytope(), 3)
+    assert from_geoopt(manifolds.Sphere(), 3) == mn.Sphere(3)
+    assert from_geoopt(manifolds.Lorentz(k=2.0), 3) == mn.Lorentz(3, -0.5)
+    assert from_geoopt(manifolds.PoincareBall(c=0.5), 3) == mn.PoincareBall(3, -0.5)
+    assert from_geoopt(manifolds.Stereographic(k=-0.5), 3) == mn.Stereographic(3, -0.5)
     x = cloud(mn.AffineInvariant(4))
     theirs, ours = manifolds.SymmetricPositiveDefinite("AIM"), mn.AffineInvariant(4)
     assert torch.allclose(theirs.dist(x[0], x[1]), ours.dist(x[0], x[1]), rtol=1e-8)

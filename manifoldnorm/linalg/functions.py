@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from manifoldnorm.linalg._spectral_function import SpectralFunction, param
+
 
 def _tiny(w: Tensor) -> float:
     """Return a number far below eps, so that it vanishes beside any relative gap, and far above underflow.
@@ -24,63 +26,6 @@ def _pairs(w: Tensor) -> tuple[Tensor, Tensor]:
     """Return (smaller, larger) of every pair of eigenvalues, each (..., n, n)."""
     row, column = w.unsqueeze(-1), w.unsqueeze(-2)
     return torch.minimum(row, column), torch.maximum(row, column)
-
-
-def _param(p: Tensor | None, axes: int) -> Tensor:
-    assert p is not None
-    return p.reshape(p.shape + (1,) * axes)
-
-
-class SpectralFunction:
-    """A scalar function of eigenvalues: its value, first and second divided differences.
-
-    Subclasses are stateless; a parameter (exponent, threshold) arrives as ``p`` with one entry per matrix.
-    """
-
-    positive = False  # whether the matrix must be positive (semi-)definite
-    parameter: SpectralFunction | None = None  # derivative with respect to the parameter
-    native: int | None = None  # number of the function in the native library, where it is there
-
-    def clamp(self, w: Tensor, eps: float) -> Tensor:
-        """Return the eigenvalues at which the function is evaluated (clamps are relative to the largest)."""
-        return w
-
-    def value(self, w: Tensor, p: Tensor | None) -> Tensor:
-        """Return f at the eigenvalues, (..., n)."""
-        raise NotImplementedError
-
-    def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
-        """Return the first divided differences f[a_i, a_j], (..., n, n)."""
-        raise NotImplementedError
-
-    def auxiliary(self, w: Tensor, p: Tensor | None) -> Tensor:
-        """Return what the native divided differences need of each eigenvalue."""
-        return self.value(w, p)
-
-    def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return ``f''(m) / 2`` and ``f''''(m) / 24``, used where three eigenvalues nearly coincide."""
-        raise NotImplementedError
-
-    def scale(self, m: Tensor) -> Tensor:
-        """Return the distance over which f changes near m."""
-        return m.abs()
-
-    def divided2(self, w: Tensor, p: Tensor | None) -> Tensor:
-        """Return the second divided differences f[a_i, a_j, a_k], (..., n, n, n)."""
-        first = self.divided(w, p)
-        a, b, c = w[..., :, None, None], w[..., None, :, None], w[..., None, None, :]
-        ab, bc, ac = first[..., :, :, None], first[..., None, :, :], first[..., :, None, :]
-        # divide by the largest of the three gaps: the quotient is symmetric, so any pair may lead
-        gap_ac, gap_ab, gap_bc = (a - c).expand_as(ab + bc), (a - b), (b - c)
-        lead_ab = (gap_ab.abs() >= gap_ac.abs()) & (gap_ab.abs() >= gap_bc.abs())
-        lead_bc = ~lead_ab & (gap_bc.abs() > gap_ac.abs())
-        gap = torch.where(lead_ab, gap_ab, torch.where(lead_bc, gap_bc, gap_ac))
-        difference = torch.where(lead_ab, ac - bc, torch.where(lead_bc, ab - ac, ab - bc))
-        m = (a + b + c) / 3
-        half, twentyfourth = self.taylor(m, None if p is None else _param(p, 2))
-        spread = ((a - m) ** 2 + (b - m) ** 2 + (c - m) ** 2) / 2
-        near = gap.abs() <= torch.finfo(w.dtype).eps ** 0.25 * self.scale(m)
-        return torch.where(near, half + twentyfourth * spread, difference / torch.where(near, 1.0, gap))
 
 
 class _Positive(SpectralFunction):
@@ -196,7 +141,7 @@ class Power(_Positive):
         self.native = None if logs else 4
 
     def value(self, w: Tensor, p: Tensor | None) -> Tensor:
-        power = w ** _param(p, 1)
+        power = w ** param(p, 1)
         return power * w.log() ** self.logs if self.logs else power
 
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
@@ -206,12 +151,12 @@ class Power(_Positive):
         tiny = _tiny(w)
         gap = high - low
         rise = (gap / low).log1p_()
-        size, power = _param(p, 2).abs(), w ** _param(p, 1)
+        size, power = param(p, 2).abs(), w ** param(p, 1)
         top = torch.maximum(power.unsqueeze(-1), power.unsqueeze(-2))
         share = gap.div_(high).add_(tiny)
         # the quotient first: a product of tiny with a power may underflow
         plain = (rise * -size).expm1_().neg_().add_(size * tiny).div_(share).div_(high).mul_(top)
-        plain = plain.mul_(_param(p, 2).sign())
+        plain = plain.mul_(param(p, 2).sign())
         if self.logs == 0:
             return plain
         log = w.log()
@@ -222,7 +167,7 @@ class Power(_Positive):
     def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.logs:
             raise NotImplementedError("powm: third derivatives in the exponent are not implemented.")
-        q = _param(p, 1)
+        q = param(p, 1)
         second = q * (q - 1)
         return second / 2 * m ** (q - 2), second * (q - 2) * (q - 3) / 24 * m ** (q - 4)
 
@@ -234,11 +179,11 @@ class ClampMin(SpectralFunction):
         self.parameter = _Below()
 
     def value(self, w: Tensor, p: Tensor | None) -> Tensor:
-        return w.maximum(_param(p, 1))
+        return w.maximum(param(p, 1))
 
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
         low, high = _pairs(w)
-        threshold = _param(p, 2)
+        threshold = param(p, 2)
         across = (high - threshold) / (high - low + torch.finfo(w.dtype).tiny)
         return torch.where(low > threshold, 1.0, across.clamp(0.0, 1.0))
 
@@ -253,11 +198,11 @@ class _Below(SpectralFunction):
         self.parameter = None
 
     def value(self, w: Tensor, p: Tensor | None) -> Tensor:
-        return (w <= _param(p, 1)).to(w.dtype)
+        return (w <= param(p, 1)).to(w.dtype)
 
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
         low, high = _pairs(w)
-        threshold = _param(p, 2)
+        threshold = param(p, 2)
         return torch.where((low <= threshold) & (high > threshold), -1 / (high - low + torch.finfo(w.dtype).tiny), 0.0)
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from manifoldnorm.linalg._quadrature import gauss_legendre
 
 PairFunction = Callable[[Tensor, Tensor], Tensor]
 
 _CLOSE = 0.5
-_RULE = np.polynomial.legendre.leggauss(6)
-_NODES: list[float] = ((_RULE[0] + 1) / 2).tolist()
-_WEIGHTS: list[float] = (_RULE[1] / 2).tolist()
+_NODES, _WEIGHTS = gauss_legendre(6)
 
 
 def _rule(like: Tensor) -> tuple[Tensor, Tensor]:

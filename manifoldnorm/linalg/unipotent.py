@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from manifoldnorm.linalg._precision import without_autocast
+from manifoldnorm.linalg._quadrature import gauss_legendre
 from manifoldnorm.linalg.cholesky import inverse_lower
-
-
-@torch.compiler.assume_constant_result
-def _gauss(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the nodes and weights of the Gauss-Legendre rule on (0, 1)."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return tuple(((nodes + 1) / 2).tolist()), tuple((weights / 2).tolist())
 
 
 def _resolvents(lower: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +16,9 @@ def _resolvents(lower: Tensor) -> tuple[Tensor, Tensor]:
     With n // 2 nodes the rule is exact for products of resolvents with nilpotent factors, polynomials of degree n - 2.
     """
     n = lower.shape[-1]
-    t, w = (torch.tensor(a, dtype=lower.dtype, device=lower.device)[:, None, None] for a in _gauss(max(n // 2, 1)))
+    t, w = (
+        torch.tensor(a, dtype=lower.dtype, device=lower.device)[:, None, None] for a in gauss_legendre(max(n // 2, 1))
+    )
     eye = torch.eye(n, dtype=lower.dtype, device=lower.device)
     return inverse_lower(eye + t * lower.unsqueeze(-3)), w
 

@@ -61,6 +61,7 @@ class Manifold(abc.ABC):
     is_complex = False
     has_hessian = False
     has_fixed_point = False
+    variance_shape: tuple[int, ...] = ()  # of the variance that a norm layer keeps: a product has one per factor
     origin_kind: str | None = None  # "identity" or "zero" where the origin is that matrix
     learnable: ClassVar[dict[str, str]] = {}  # option -> its constraint ("positive", "nonzero", "negative", "spd")
 

@@ -57,7 +57,7 @@ class Affine(HoldsPoints):
         if not self.affine:
             raise ValueError(f"{type(self).__name__} was built with affine=False and has no scale.")
         value = torch.as_tensor(value, dtype=self.log_scale.dtype, device=self.log_scale.device)
-        if bool((value <= 0).any()):
+        if not bool((value > 0).all() and value.isfinite().all()):
             raise ValueError(f"{type(self).__name__}.scale is a standard deviation and must be positive, got {value}.")
         with torch.no_grad():
             self.log_scale.copy_(value.log().expand_as(self.log_scale))

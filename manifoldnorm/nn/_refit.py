@@ -42,7 +42,8 @@ def refit(layer: Any, x: Tensor, weights: Tensor | None, domain: Tensor | None =
     share, valid = layer._shares(y, finite, shares, base)
     mean = converged_mean(base, y, share)
     index = None if domain is None else shares.domain
-    variance = weighted_mean(layer._moved(base, mean, y, index).squared, share, 0) * metric_scale
+    squared = layer._moved(base, mean, y, index).squared
+    variance = weighted_mean(squared, share, len(base.variance_shape)) * metric_scale
     valid = _running.sound(base, mean, variance, valid)
     point = mean if chart is None else chart.inverse(mean)
     for kind in layer.statistics.kinds:

@@ -156,7 +156,7 @@ class Momentum(_Remembering):
         """Return the batch's variance about the running mean."""
         index = seen.weights.index if isinstance(seen.weights, stats.Reduction) else None
         squared = layer._moved(seen.base, running, seen.samples, index).squared
-        return stats.weighted_mean(squared, seen.weights, 0) * seen.metric_scale
+        return stats.weighted_mean(squared, seen.weights, len(seen.base.variance_shape)) * seen.metric_scale
 
 
 @dataclass(frozen=True)

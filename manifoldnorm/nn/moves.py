@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manifoldnorm.manifolds import Gyrogroup, LieGroup, Manifold
+from manifoldnorm.manifolds import Gyrogroup, LieGroup, Manifold, flatten
 from manifoldnorm.manifolds.base import safe_sqrt, spread
 from manifoldnorm.manifolds.structures import Finish, Spread, same
 
@@ -78,8 +78,43 @@ def by_direct_transport(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spr
     return Moved(manifold.inner(mean, v, v), finish)
 
 
+def by_factors(product: Any, choose: Callable[[Manifold], Move]) -> Move:
+    """Return the move of a product with statistics per factor: squared distances and factors are (..., factors)."""
+    charts = [flatten(factor) for factor in product.factors]
+    if any(base.variance_shape for _, base, _ in charts):
+        raise ValueError(f"{product}: a factor is a product with statistics per factor; give it per_factor=False.")
+    steps = [choose(base) for _, base, _ in charts]
+
+    def parts(p: Tensor | None) -> list[Any]:
+        """Return a point's factors, each in its chart."""
+        split = [None] * len(charts) if p is None else product.split(p)
+        return [q if q is None or chart is None else chart(q) for (chart, _, _), q in zip(charts, split, strict=True)]
+
+    def move(_: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same) -> Moved:
+        arguments = zip(steps, charts, parts(mean), parts(x), strict=True)
+        moved = [step(base, m, y, spread_mean) for step, (_, base, _), m, y in arguments]
+        squared = [scale * part.squared for (_, _, scale), part in zip(charts, moved, strict=True)]
+
+        def finish(factor: Tensor, bias: Tensor | None) -> Tensor:
+            ends = [m.finish(factor[..., i], b) for i, (m, b) in enumerate(zip(moved, parts(bias), strict=True))]
+            leave = zip(charts, ends, strict=True)
+            return product.merge(*(y if chart is None else chart.inverse(y) for (chart, _, _), y in leave))
+
+        def fraction(factor: Tensor, bias: Tensor | None) -> Tensor | None:
+            each = enumerate(zip(moved, parts(bias), strict=True))
+            limits = [m.fraction(factor[..., i], b) for i, (m, b) in each if m.fraction is not None]
+            found = [t for t in limits if t is not None]
+            return torch.stack(found).amin(0) if found else None
+
+        return Moved(torch.stack(squared, -1), finish, fraction)
+
+    return move
+
+
 def transport_move(manifold: Manifold, route: str) -> Move:
     """Return the move of `RiemannianBatchNorm`: through the origin it is the gyrotranslation wherever that exists."""
+    if manifold.variance_shape:
+        return by_factors(manifold, lambda factor: transport_move(factor, route))
     if route == "direct":
         if type(manifold).transport is Manifold.transport:
             raise ValueError(
@@ -96,11 +131,11 @@ def group_move(manifold: Manifold) -> Move:
     """Return the move of `LieBatchNorm`."""
     if not isinstance(manifold, LieGroup):
         raise ValueError(f"LieBatchNorm: {manifold} is not a Lie group. Use RiemannianBatchNorm.")
-    return by_group
+    return by_factors(manifold, group_move) if manifold.variance_shape else by_group
 
 
 def gyro_move(manifold: Manifold) -> Move:
     """Return the move of `GyroBatchNorm`."""
     if not isinstance(manifold, Gyrogroup):
         raise ValueError(f"GyroBatchNorm: {manifold} is not a gyrogroup. Use RiemannianBatchNorm.")
-    return by_gyrogroup
+    return by_factors(manifold, gyro_move) if manifold.variance_shape else by_gyrogroup

@@ -48,6 +48,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         self._geometry = _inputs.as_geometry(manifold)
         self.channels, self.eps, self.momentum, self.affine = channels, eps, momentum, affine
         self.track_running_stats, self.grad_through_stats = track_running_stats, grad_through_stats
+        _inputs.check_policies(mean, statistics, type(self).__name__)
         self.check_input, self.statistics = check_input, statistics or Batch()
         self.bias_kind = _inputs.bias_kind(bias) if affine else ""
         self._mean_policy = mean
@@ -60,7 +61,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         name = type(self).__name__
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"{name}: channels must be None or at least 1, got {self.channels}.")
-        if self.eps < 0:
+        if not 0 <= self.eps < math.inf:
             raise ValueError(f"{name}: eps must not be negative, got {self.eps}.")
         if self.momentum is not None and not 0 <= self.momentum <= 1:
             raise ValueError(f"{name}: momentum must lie in [0, 1] or be None, got {self.momentum}.")
@@ -75,9 +76,10 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         point_dtype = real.to_complex() if self.manifold.is_complex else real
         groups = () if self.channels is None else (self.channels,)
         origin = self.manifold.origin(*groups, dtype=point_dtype, device=device).detach().clone()
-        self._allocate_affine(origin, groups, real, device)
+        variances = groups + flatten(self.manifold)[1].variance_shape
+        self._allocate_affine(origin, variances, real, device)
         if self.track_running_stats:
-            self._allocate_statistics(origin, torch.ones(groups, dtype=real, device=device))
+            self._allocate_statistics(origin, torch.ones(variances, dtype=real, device=device))
 
     def reset_parameters(self) -> None:
         """Reset the running statistics, the scale to one and the bias to the origin."""
@@ -238,7 +240,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         if seen is None:
             return self.running_var
         squared = squared if self.grad_through_stats else squared.detach()
-        batch = weighted_mean(squared, seen.weights, 0) * seen.metric_scale
+        batch = weighted_mean(squared, seen.weights, len(seen.base.variance_shape)) * seen.metric_scale
         variance = self.statistics.variance(self, seen, mean, batch)
         return where_enough(seen.valid, variance, self.running_var) if self.per_domain else variance
 

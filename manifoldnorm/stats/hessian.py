@@ -142,6 +142,8 @@ def conjugate_gradients(
 class _Solve(Function):
     """Forward: ``steps`` of conjugate gradients (0: identity); backward: ``backward_steps`` of them on the gradient."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         r: Tensor,

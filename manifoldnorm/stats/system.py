@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldnorm.linalg import without_autocast
 from manifoldnorm.stats.hessian import Hessian
 from manifoldnorm.stats.reduction import Reduction, trailing
 from manifoldnorm.stats.weights import Weights, weighted_mean
@@ -100,6 +101,7 @@ def solve_mean(
     return best
 
 
+@without_autocast
 def frechet_mean(
     manifold: Any,
     x: Tensor,
@@ -185,6 +187,7 @@ def implicit_step(
     return manifold.mean_step(point.detach(), direction)
 
 
+@without_autocast
 def frechet_variance(
     manifold: Any,
     x: Tensor,

@@ -39,8 +39,8 @@ MANIFOLDS: dict[str, Callable[[], Manifold]] = {
     "Rotations-3": lambda: Rotations(3),
     "Rotations-3-right": lambda: Rotations(3, right=True),
     "Rotations-5": lambda: Rotations(5),
-    "Stiefel-near": lambda: NearStiefel(4, 2),
-    "Stiefel-near-complex": lambda: NearStiefel(4, 2, field="complex"),
+    "Stiefel": lambda: NearStiefel(4, 2),
+    "Stiefel-complex": lambda: NearStiefel(4, 2, field="complex"),
 }
 
 _F64 = torch.float64

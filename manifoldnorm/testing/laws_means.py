@@ -113,7 +113,9 @@ def newton_hessian(case: ManifoldCase) -> float:
         raise NotImplementedError("no Hessian of the squared distance")
     mean = m.frechet_mean(x)
     system = m.mean_system(mean, x, None)
+    base = flatten(m)[1]  # a pullback's system is that of its base
     step = case.tangents(case.origin(), 0.3)
+    step = base.project_tangent(base.origin(dtype=step.dtype, device=step.device), step)
     change = derivative(lambda t: m.mean_system(m.mean_step(mean, t * step), x, None).residual, case.eps)
     assert system.hessian is not None
     return mismatch(system.hessian.solve(-change, 4 * m.dim, 0), step)

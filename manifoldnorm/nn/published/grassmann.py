@@ -31,7 +31,7 @@ class CayleyGrassmann(Grassmann):
     >>> import torch, manifoldnorm as mn
     >>> line = torch.tensor([[0.8], [0.6]])
     >>> mn.nn.published.CayleyGrassmann(2, 1).gyrosub(line, line).T
-    tensor([[-0.2226, 0.9749]])
+    tensor([[-0.2146,  0.9767]])
     """
 
     def _turn(self, velocity: Tensor) -> Turn:
