@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import figures_curvature
+import figures_orthogonal
 import torch
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
@@ -73,6 +74,7 @@ def draw_all(app=None):
     for name, manifold in geometries().items():
         draw(manifold, FOLDER / f"{name}.png")
     figures_curvature.draw_all(FOLDER)
+    figures_orthogonal.draw_all(FOLDER)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import _fused
-from manifoldnorm.linalg.functions import SpectralFunction
+from manifoldnorm.linalg._spectral_function import SpectralFunction
 
 
 def rebuild(vectors_h: Tensor, diagonal: Tensor) -> Tensor:

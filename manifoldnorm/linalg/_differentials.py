@@ -13,7 +13,7 @@ from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._basis import HIGHER_ORDER, clamped, diagonal, from_basis, no_derivative, rebuild, to_basis
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import real_dtype, symmetrize, without_autocast
-from manifoldnorm.linalg.functions import SpectralFunction
+from manifoldnorm.linalg._spectral_function import SpectralFunction
 
 
 class Apply(Function):

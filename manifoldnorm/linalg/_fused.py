@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg._call import ordinary, plain
-from manifoldnorm.linalg.functions import SpectralFunction
+from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.linalg.native import FusedCall, fusing
 
 (

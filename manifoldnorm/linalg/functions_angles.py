@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from manifoldnorm.linalg.functions import SpectralFunction
+from manifoldnorm.linalg._spectral_function import SpectralFunction
 
 
 def sinc(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._differentials import Apply, SpectralSum, Vjp, WeightedApply
-from manifoldnorm.linalg.functions import SpectralFunction
+from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -33,10 +34,6 @@ def _show(value: Any) -> str:
     if not isinstance(value, Tensor):
         return repr(value)
     return str(value.tolist()) if value.ndim == 0 else f"<tensor of shape {tuple(value.shape)}>"
-
-
-def _rebuild(cls: type[Self], config: dict[str, Any]) -> Self:
-    return cls(**config)
 
 
 class Manifold(abc.ABC):
@@ -86,7 +83,7 @@ class Manifold(abc.ABC):
         return type(self)(**{**self._config, **changes})  # type: ignore[attr-defined]
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self._config)  # type: ignore[attr-defined]
+        return functools.partial(type(self), **self._config), ()  # type: ignore[attr-defined]
 
     def _key(self) -> tuple[Any, ...]:
         items = self._config.items()  # type: ignore[attr-defined]
@@ -156,6 +153,15 @@ class Manifold(abc.ABC):
             f"{self} has no closed form for parallel transport between two general points; "
             f"use to_origin / from_origin, or vector_transport for optimizers."
         )
+
+    @property
+    def injectivity_radius(self) -> float | Tensor:
+        """How far from a point the exponential is injective (default: everywhere)."""
+        return math.inf
+
+    def canonical(self, x: Tensor) -> Tensor:
+        """Return what tells points apart, where one point has several representatives (default: ``x``)."""
+        return x
 
     def norm(self, p: Tensor, v: Tensor) -> Tensor:
         """Return the Riemannian norm (*batch) of ``v`` at ``p``; its gradient at 0 is 0."""

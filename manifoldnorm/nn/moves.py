@@ -7,6 +7,7 @@ a fourth argument makes what belongs to the mean broadcast against the samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,8 +38,8 @@ def by_group(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same)
 def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same) -> Moved:
     """Move by left gyrotranslations."""
     squared, finish = manifold.gyro_dilation(mean, x, spread_mean)
-    radius = getattr(manifold, "injectivity_radius", None)
-    if radius is None:
+    radius = manifold.injectivity_radius
+    if isinstance(radius, float) and math.isinf(radius):
         return Moved(squared, finish)
 
     def fraction(factor: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import linalg
-from manifoldnorm.linalg.functions import SpectralFunction
+from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.stats.reduction import Reduction, trailing
 
 Weights = Tensor | Reduction | None

@@ -81,6 +81,8 @@ class ManifoldCase:
         self.sampler = sampler or manifold.random_point
         self.axes = len(manifold.point_shape)
         self.eps = torch.finfo(dtype).eps
+        # on compact manifolds the laws' unit of length: means stay unique, doubled steps short of the cut locus
+        self.unit = min(1.0, float(manifold.injectivity_radius) / 3)
 
     @property
     def wide(self) -> torch.dtype:
@@ -120,7 +122,7 @@ class ManifoldCase:
         """
         noise = self.noise(*p.shape).to(dtype=p.dtype, device=p.device)
         v = self.manifold.project_tangent(p, noise)
-        v = v * self.spread(size / self.manifold.norm(p, v))
+        v = v * self.spread(size * self.unit / self.manifold.norm(p, v))
         fraction = None if anywhere else self.manifold.injective_fraction(p, 3 * v)
         return v if fraction is None else v * self.spread(fraction)
 
@@ -141,6 +143,10 @@ class ManifoldCase:
     def spread(self, t: Tensor) -> Tensor:
         """Return ``t`` (*batch) with the axes of a point appended."""
         return t.reshape(t.shape + (1,) * self.axes)
+
+    def mismatch(self, a: Tensor, b: Tensor) -> float:
+        """Return the `mismatch` of points, whatever arrays stand for them."""
+        return mismatch(self.manifold.canonical(a), self.manifold.canonical(b))
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the real Euclidean inner product of ambient arrays."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import nn
 
 from manifoldnorm.manifolds import Manifold
-from manifoldnorm.testing import catalogue_correlation, catalogue_curvature, catalogue_spd
+from manifoldnorm.testing import catalogue_correlation, catalogue_curvature, catalogue_orthogonal, catalogue_spd
 from manifoldnorm.testing.actions import Symmetry
 
-_FAMILIES = (catalogue_spd, catalogue_curvature, catalogue_correlation)
+_FAMILIES = (catalogue_spd, catalogue_curvature, catalogue_orthogonal, catalogue_correlation)
 
 MANIFOLDS: dict[str, Callable[[], Manifold]] = {
     name: make for family in _FAMILIES for name, make in family.MANIFOLDS.items()

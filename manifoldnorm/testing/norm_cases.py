@@ -83,7 +83,8 @@ class NormCase(ManifoldCase):
         """Return a layer with a converged mean, a bias away from the origin and a scale other than one."""
         layer = self.exact()
         if getattr(layer, "affine", False) and hasattr(layer, "scale"):
-            layer.scale = 1.3 if self.manifold.injective_fraction(*self._origin_pair()) is None else 0.2
+            everywhere = self.manifold.injective_fraction(*self._origin_pair()) is None
+            layer.scale = (1.3 if self.unit == 1 else 0.3 * self.unit) if everywhere else 0.2
         if getattr(layer, "bias_kind", ""):
             layer.bias_point = self.points(*self.groups) if self.groups else self.points(1)[0]
         return layer
