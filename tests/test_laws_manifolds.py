@@ -15,23 +15,6 @@ FLAT = {"newton_hessian", "injectivity"}  # the mean has a closed form, the expo
 CHART = {"group_dilation", "gyro_dilation"}  # layers move points in the chart
 TRANSPORT = {"transport_isometry", "transport_round_trip", "transport_velocity", "transport_is_parallel"}
 BURES = GROUPS | TRANSPORT
-STIEFEL = {
-    "retract_velocity",
-    "inner_is_a_metric",
-    "gradient_duality",
-    "gradient_is_tangent",
-    "projection",
-    "violation_notices",
-    "tangent_projection",
-    "tangent_dimension",
-    "batching",
-    "broadcasting",
-    "precision",
-    "autograd",
-    "overrides",
-    "value_object",
-    "shapes",
-}
 ABSENT = {
     "Euclidean": FLAT | {"violation_notices"},
     "Symmetric": FLAT,
@@ -50,7 +33,6 @@ ABSENT = {
     "PowerDeformed-BuresWasserstein": BURES,
     "PowerDeformed-GeneralizedBuresWasserstein": BURES,
     "Pullback-precision-LogCholesky": FLAT | CHART,
-    "Stiefel": ALL - STIEFEL,
 }
 
 

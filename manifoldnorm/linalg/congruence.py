@@ -51,5 +51,6 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
         if x.ndim > 2 and k.shape == x.shape[-2:] and _fused.usable(x, k):
             return call(_Congruence, k, x)
         half = x @ k.mH  # for Hermitian x its adjoint is K X
-        return half.mH @ k.mH
+        product = half.mH @ k.mH
+        return symmetrize(product) if k.shape == x.shape[-2:] else product  # as the kernel, values and gradients
     return k @ x @ k.mH

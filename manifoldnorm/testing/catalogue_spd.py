@@ -68,8 +68,6 @@ MANIFOLDS: dict[str, Callable[[], Manifold]] = {
     "Pullback-precision-LogCholesky": lambda: Pullback(
         mf.LogCholeskyChart() @ mf.CholeskyInverse(), mf.TriangularMatrices(N), 0.5
     ),
-    "Stiefel": lambda: mf.Stiefel(4, 2),
-    "Stiefel-complex": lambda: mf.Stiefel(4, 2, field="complex"),
 }
 
 # how each layer with a neutral bias treats transformed data

@@ -181,6 +181,7 @@ LAYER_FAULTS = (
         "products in half precision",
         "Lie-LogCholesky-power",
         swap((ManifoldNorm, "forward", _under_autocast)),
+        "equivalent: the operations of manifolds and charts leave autocast too",
         dtype=torch.float32,
     ),
     Mutant(
