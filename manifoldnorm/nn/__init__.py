@@ -1,5 +1,10 @@
 """Layers: batch norms on manifolds, and the layers of SPD networks."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from manifoldnorm.nn.adaptation import refit
 from manifoldnorm.nn.batchnorm import GyroBatchNorm, LieBatchNorm, RiemannianBatchNorm
 from manifoldnorm.nn.bures import BuresWassersteinBatchNorm
@@ -15,7 +20,12 @@ from manifoldnorm.nn.sequential import Sequential
 from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
 from manifoldnorm.nn.statistics import Batch, Statistics
 
-from manifoldnorm.nn import published  # isort: skip  (it builds on the layers above)
+
+def __getattr__(name: str) -> Any:
+    if name == "published":  # a dozen modules that most programs never use
+        return importlib.import_module("manifoldnorm.nn.published")
+    raise AttributeError(f"module 'manifoldnorm.nn' has no attribute {name!r}")
+
 
 __all__ = [
     "Batch",
