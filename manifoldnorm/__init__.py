@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from manifoldnorm import linalg, manifolds, models, nn, optim, stats
+from manifoldnorm import _collector, linalg, manifolds, models, nn, optim, stats
 from manifoldnorm.manifolds import (
     AdaptiveLogEuclidean,
     AffineInvariant,
@@ -34,6 +34,8 @@ from manifoldnorm.manifolds import (
     Stereographic,
     Stiefel,
 )
+
+_collector.resume()
 
 __version__ = "0.1.0"
 
