@@ -191,3 +191,9 @@ def test_compiles_with_dynamic_shapes(manifold: mn.manifolds.Manifold | None, sp
         x = spd(3, size).requires_grad_()
         gradients = [torch.autograd.grad(f(x).pow(3).sum(), x)[0] for f in (compiled, function)]
         torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+
+
+def test_weights_belong_to_the_averaged_dimension() -> None:
+    x = torch.tensor([[1.0, 2.0], [4.0, 8.0]])[:, :, None, None]
+    mean = mn.LogEuclidean(1).frechet_mean(x, torch.tensor([3.0, 1.0]), dim=1)
+    assert torch.allclose(mean.flatten().log2(), torch.tensor([0.25, 2.25]))

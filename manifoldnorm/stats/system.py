@@ -120,7 +120,8 @@ def frechet_mean(
     x : Tensor
         Points (*batch, *point_shape).
     weights : Tensor, optional
-        Non-negative, broadcastable to the batch shape; any scale. A mask works too.
+        Non-negative, of the shape of the averaged dimensions, or of the (leading) batch dimensions; any scale. A mask
+        works too.
     dim : int or tuple of int
         Batch dimensions that are averaged over; the others are kept.
     max_iter : int, optional
@@ -223,7 +224,11 @@ def _front(
     if count == 0:
         raise ValueError(f"frechet_mean: x has no samples along dim={dim} (shape {tuple(x.shape)}); pass at least one.")
     if weights is not None:
-        full = weights if weights.ndim == batch else weights.reshape(weights.shape + (1,) * (batch - weights.ndim))
+        full = weights
+        if weights.ndim == len(dims) < batch:  # one weight for each sample of the averaged dimensions
+            full = weights.reshape(tuple(weights.shape[dims.index(d)] if d in dims else 1 for d in range(batch)))
+        elif weights.ndim < batch:
+            full = weights.reshape(weights.shape + (1,) * (batch - weights.ndim))
         full = full.to(x.real.dtype if x.is_complex() else x.dtype).expand(x.shape[:batch])
         full = full.movedim(dims, tuple(range(len(dims)))).flatten(0, len(dims) - 1)
         weights = full / full.sum(0)
