@@ -89,8 +89,8 @@ def _weights_kept_out_of_the_variance() -> Change:
     return swap((norm, "weighted_mean", weighted_mean))
 
 
-def _counts_bad_batches(self: Any, base: Any, chart: Any, mean: Tensor, variance: Tensor, valid: Tensor) -> None:
-    _TRACK(self, base, chart, mean, variance, torch.ones_like(valid))
+def _counts_bad_batches(self: Any, base: Any, chart: Any, mean: Tensor, variance: Tensor, valid: Any) -> None:
+    _TRACK(self, base, chart, mean, variance, None if valid is None else torch.ones_like(valid))
 
 
 def _unsaved_buffer(self: Any, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
