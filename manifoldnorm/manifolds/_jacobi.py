@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,34 +12,7 @@ from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg.functions_angles import x_cot_x
 from manifoldnorm.linalg.principal import Principal
 from manifoldnorm.stats import Reduction, Weights, gather, total
-
-
-def conjugate_gradients(apply: Callable[[Tensor], Tensor], r: Tensor, steps: int) -> Tensor:
-    """Run a fixed number of conjugate-gradient steps, up to the first direction of negative curvature.
-
-    No host synchronisation, safe at r = 0; at worst the result is a unit gradient step.
-    """
-    tiny = torch.finfo(r.dtype).tiny
-    x = torch.zeros_like(r)
-    direction, square = r, _inner(r, r)
-    convex: Tensor | None = None
-    for step in range(steps):
-        image = apply(direction)
-        curvature = _inner(direction, image)
-        convex = curvature > 0 if convex is None else convex & (curvature > 0)
-        length = torch.where(convex, square / (curvature + tiny), 0.0 if step else 1.0)
-        x = x + length * direction
-        if step + 1 == steps:
-            break
-        r = r - length * image
-        new_square = _inner(r, r)
-        direction = r + new_square / (square + tiny) * direction
-        square = new_square
-    return x
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((-2, -1), keepdim=True)
+from manifoldnorm.stats.conjugate import conjugate_gradients
 
 
 class JacobiHessian:
@@ -123,7 +95,7 @@ class _Solve(Function):
         def apply(y: Tensor) -> Tensor:
             return _matvec(y, rows, vh, own, mixed, right, index)
 
-        return conjugate_gradients(apply, r.to(rows.dtype), steps).to(r.dtype)
+        return conjugate_gradients(apply, r.to(rows.dtype), steps, 2).to(r.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -10,6 +10,7 @@ from torch.autograd import Function
 
 from manifoldnorm.linalg._call import call
 from manifoldnorm.stats import Reduction, Weights, gather, total, weighted_mean
+from manifoldnorm.stats.conjugate import conjugate_gradients
 
 
 class RadialHessian:
@@ -55,26 +56,6 @@ class RadialHessian:
         return self.solve(residual, 0, backward_steps)
 
 
-def conjugate_gradients(
-    r: Tensor, vectors: Tensor, mean: Tensor, excess: Tensor, index: Tensor | None, steps: int
-) -> Tensor:
-    """Run a fixed number of steps on ``H x = r`` for r (*groups, d); no look at values, safe at r = 0."""
-    tiny = torch.finfo(r.dtype).tiny
-    x, direction, square = torch.zeros_like(r), r, r.square().sum(-1, keepdim=True)
-    convex: Tensor | None = None
-    for step in range(steps):
-        image = mean * direction + _spread_product(vectors, excess, direction, index)
-        curvature = (direction * image).sum(-1, keepdim=True)
-        convex = curvature > 0 if convex is None else convex & (curvature > 0)
-        length = torch.where(convex, square / (curvature + tiny), 0.0 if step else 1.0)
-        x = x + length * direction
-        r = r - length * image
-        new_square = r.square().sum(-1, keepdim=True)
-        direction = r + new_square / (square + tiny) * direction
-        square = new_square
-    return x
-
-
 def _spread_product(vectors: Tensor, excess: Tensor, direction: Tensor, index: Tensor | None) -> Tensor:
     """Return ``sum_i excess_i <vectors_i, direction> vectors_i``, per segment where there is an index."""
     if index is not None:
@@ -101,7 +82,13 @@ class _Solve(Function):
         excess: Tensor,
         index: Tensor | None,
     ) -> Tensor:
-        return conjugate_gradients(r, vectors, mean, excess, index, steps) if steps else r.clone()
+        if not steps:
+            return r.clone()
+
+        def apply(v: Tensor) -> Tensor:
+            return mean * v + _spread_product(vectors, excess, v, index)
+
+        return conjugate_gradients(apply, r, steps, 1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -11,6 +11,7 @@ from torch.autograd import Function
 
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg.kernels import sum_of_kernels
+from manifoldnorm.stats.conjugate import conjugate_gradients
 from manifoldnorm.stats.reduction import Reduction, gather, total
 from manifoldnorm.stats.weights import Weights
 
@@ -105,37 +106,12 @@ def _matvec(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame
     return frame.outer * _mean_of_kernels(frame.outer * s, uh, k, index) + (half + half.mH)
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    product = (a.conj() * b).real if a.is_complex() else a * b
-    return product.sum((-2, -1), keepdim=True)
-
-
-def conjugate_gradients(
-    r: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None, steps: int
-) -> Tensor:
-    """Run a fixed number of conjugate-gradient steps on ``H x = r`` (no host synchronisation, safe at r = 0)."""
-    tiny = torch.finfo(k.dtype).tiny
+def _solve(r: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None, steps: int) -> Tensor:
     r = r.to(uh.dtype)
     if frame is not None:
         r = frame.basis.mH @ r @ frame.basis
     r = (r + r.mH) * 0.5  # exactly Hermitian throughout: the fused kernel is an operator on such matrices only
-    x = torch.zeros_like(r)
-    direction, square = r, _inner(r, r)
-    convex: Tensor | None = None
-    for step in range(steps):
-        image = _matvec(direction, uh, k, index, frame)
-        curvature = _inner(direction, image)
-        length = square / (curvature + tiny)
-        if frame is not None:
-            convex = curvature > 0 if convex is None else convex & (curvature > 0)
-            length = torch.where(convex, length, 0.0 if step else 1.0)
-        x = x + length * direction
-        if step + 1 == steps:
-            break
-        r = r - length * image
-        new_square = _inner(r, r)
-        direction = r + new_square / (square + tiny) * direction
-        square = new_square
+    x = conjugate_gradients(lambda v: _matvec(v, uh, k, index, frame), r, steps, 2, definite=frame is None)
     return x if frame is None else frame.basis @ x @ frame.basis.mH
 
 
@@ -161,7 +137,7 @@ class _Solve(Function):
         if not steps:
             return r.clone()
         frame = None if basis is None else Frame(basis, outer, left, right, curvature)  # type: ignore[arg-type]
-        return conjugate_gradients(r, uh, k, index, frame, steps).to(r.dtype)
+        return _solve(r, uh, k, index, frame, steps).to(r.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
