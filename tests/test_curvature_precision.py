@@ -230,11 +230,9 @@ def test_ball_points_that_lost_geoopt(dtype: torch.dtype) -> None:
     assert torch.equal(ball.project(x), x)
 
 
-@pytest.mark.parametrize("m", MODELS, ids=repr)
+@pytest.mark.parametrize("m", [m for m in MODELS if m.curvature < 0], ids=repr)  # the others have no far out
 def test_gyrations_far_out_stay_rotations(m: Any) -> None:
     """Nested additions lose all digits in single precision where the closed form is orthogonal to rounding."""
-    if m.curvature > 0:
-        pytest.skip("compact")
     x, y = (m.gyroscale(3.0, m.random_point(50)) for _ in range(2))
     z = m.random_point(50)
     e = m.origin(dtype=F32)
