@@ -226,7 +226,7 @@ class GeneralizedBuresWasserstein(Pullback):
             raise ValueError(
                 f"GeneralizedBuresWasserstein: metric must have shape ({n}, {n}), got {tuple(metric.shape)}."
             )
-        if metric is not None and torch.is_grad_enabled() and metric.grad_fn is None and plain(metric):
+        if metric is not None and torch.is_grad_enabled() and plain(metric) and metric.is_leaf:
             # given, not learned: what a module builds from its parameters is positive definite by construction
             PositiveDefiniteCone.check_point(metric, "GeneralizedBuresWasserstein: metric")
         self._setup({"n": n, "metric": metric}, Congruence(metric), BuresWasserstein(n))
