@@ -2,7 +2,7 @@
 
 python benchmarks/norms.py                  # B = 30 and 512, n = 20, float64, one thread
 python benchmarks/norms.py --grad-through-stats --dtype float32 --out results/norms.md
-python benchmarks/norms.py --backend torch  # without the compiled kernels
+python benchmarks/norms.py --backend torch-eigh  # the compiled kernels for everything but decompositions
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--grad-through-stats", action="store_true")
-    parser.add_argument("--backend", choices=["auto", "native", "torch"], default="auto")
+    parser.add_argument("--backend", choices=["auto", "native", "torch-eigh", "torch"], default="auto")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

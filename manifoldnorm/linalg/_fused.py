@@ -76,16 +76,19 @@ def adjoint(
     a: Tensor | None = None,
     *,
     colour: bool = False,
+    values: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the adjoint of the derivative of ``X -> K f(A X A^T) K^T`` applied to G, with A X A^T = U diag(w) U^T.
 
-    Also the diagonals of ``U^T K^T G K U`` and, on demand, the gradient in K, ``2 sum sym(G) K U diag(f) U^T``.
+    Also the diagonals of ``U^T K^T G K U`` and, on demand, the gradient in K, ``2 sum sym(G) K U diag(f) U^T``. The
+    ``values`` are f's auxiliary ones, where the caller has them.
     """
     assert f.native is not None
     rows, g = rows.contiguous(), g.contiguous()
     out, inner = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape[:-1], dtype=rows.dtype)
     grad_k = torch.empty(rows.shape[-2:], dtype=rows.dtype) if colour else None
-    inputs = (w.contiguous(), f.auxiliary(w, p).contiguous(), _packed(p), rows, g, _packed(k), _packed(a))
+    values = f.auxiliary(w, p) if values is None else values
+    inputs = (w.contiguous(), values.contiguous(), _packed(p), rows, g, _packed(k), _packed(a))
     _run(_ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native)
     return out, inner, grad_k
 

@@ -89,12 +89,16 @@ class Affine(HoldsPoints):
         origin = manifold.origin(dtype=self.bias.dtype, device=self.bias.device)
         return manifold.project_tangent(origin, self.bias)
 
+    def _base_tangent_bias(self, manifold: Any, base: Manifold) -> Tensor:
+        """Return the tangent bias at the origin of the base."""
+        v = self._tangent_bias(manifold)
+        while manifold is not base:
+            v, manifold = manifold.base_tangent(v), manifold.base
+        return v
+
     def _base_bias(self, manifold: Any, chart: Diffeo | None, base: Manifold) -> Tensor | None:
         if self.bias_kind == "tangent":
-            v = self._tangent_bias(manifold)
-            while manifold is not base:
-                v, manifold = manifold.base_tangent(v), manifold.base
-            return base.point_from_tangent(v)
+            return base.point_from_tangent(self._base_tangent_bias(manifold, base))
         if self.bias_kind == "manifold":
             return self.bias_on_manifold if chart is None else chart(self.bias_on_manifold)
         return None

@@ -71,6 +71,8 @@ class RiemannianBatchNorm(ManifoldNorm):
     torch.Size([8, 3, 3])
     """
 
+    fuses = True  # this class itself, not those derived from it, may take a fused path
+
     def __init__(self, manifold: Any, *, route: str = "origin", **options: Any) -> None:
         self.route = route  # before super().__init__, which asks for the move
         super().__init__(manifold, **options)
@@ -105,6 +107,8 @@ class LieBatchNorm(ManifoldNorm):
     torch.Size([8, 3, 3])
     """
 
+    fuses = True  # this class itself, not those derived from it, may take a fused path
+
     def _select_move(self, base: Manifold) -> moves.Move:
         return moves.group_move(base)
 
@@ -133,6 +137,8 @@ class GyroBatchNorm(ManifoldNorm):
     >>> mn.nn.GyroBatchNorm(mn.AffineInvariant(3))(x).shape
     torch.Size([8, 3, 3])
     """
+
+    fuses = True  # this class itself, not those derived from it, may take a fused path
 
     def _select_move(self, base: Manifold) -> moves.Move:
         return moves.gyro_move(base)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
-from manifoldnorm.nn import _inputs, moves
+from manifoldnorm.nn import _inputs, _paths, moves
 from manifoldnorm.nn._affine import Affine
+from manifoldnorm.nn._fused_affine_invariant import FusedNorm, Plan
 from manifoldnorm.nn._tracking import Tracking, where_enough
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.statistics import Batch, Observed, Statistics
@@ -178,6 +179,10 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         y = x if chart is None else chart(x)
         domain = weights.domain if isinstance(weights, _inputs.PerDomain) else None
         from_batch = (self.training and not self.frozen) or not self.track_running_stats
+        if from_batch and finite is None and weights is None:
+            plan = _paths.affine_invariant(self, base, metric_scale, y)
+            if plan is not None:
+                return self._normalize_fused(plan, manifold, chart, metric_scale, y), None
         seen = self._observe(base, chart, metric_scale, y, finite, weights) if from_batch else None
         mean = self._centre(seen, chart)
         moved = self._moved(base, mean, y, domain)
@@ -196,6 +201,22 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             return out, None
         # NaN + anything is NaN: marks the samples that were left out, at no cost backward
         return out, torch.where(finite, 0.0, math.nan).to(out.real.dtype if out.is_complex() else out.dtype)
+
+    def _normalize_fused(
+        self, plan: Plan, manifold: Manifold, chart: Diffeo | None, metric_scale: float | Tensor, y: Tensor
+    ) -> Tensor:
+        """Return the output of one fused operation, and track its statistics."""
+        tangent = colour = None
+        if self.bias_kind == "tangent":
+            tangent = self._base_tangent_bias(manifold, plan.manifold)
+        elif self.bias_kind == "manifold":
+            colour = plan.colour(self._base_bias(manifold, chart, plan.manifold))
+        log_scale = self.log_scale if self.affine else None
+        out, mean, variance = FusedNorm.apply(y, log_scale, tangent, colour, plan)
+        if self.training and self.track_running_stats:
+            seen = Observed(plan.manifold, chart, metric_scale, y, None, mean, None)
+            self.statistics.track(self, seen, mean, variance)
+        return out
 
     def _observe(
         self,

@@ -63,11 +63,16 @@ class Newton(MeanPolicy):
                 f"Newton: {manifold} has no Hessian of the squared distance. Use mean=Karcher(...) or Exact()."
             )
 
+    def before_last(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
+        """Return the point from which the last step starts; without gradient, it carries none."""
+        point = manifold.mean_start(x, weights)
+        for _ in range(self.steps - 1):
+            point = implicit_step(manifold, point, x, weights, self.cg_steps, 0)
+        return point
+
     def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
         with torch.no_grad():
-            point = manifold.mean_start(x, weights)
-            for _ in range(self.steps - 1):
-                point = implicit_step(manifold, point, x, weights, self.cg_steps, 0)
+            point = self.before_last(manifold, x, weights)
         return implicit_step(manifold, point, x, weights, self.cg_steps, self.backward_steps)
 
 
@@ -85,12 +90,17 @@ class Karcher(MeanPolicy):
     steps: int = 1
     backward_steps: int = 3
 
+    def before_last(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
+        """Return the point from which the last step starts; without gradient, it carries none."""
+        point = manifold.arithmetic_start(x, weights)
+        for _ in range(self.steps - 1):
+            system = system_at(manifold, point, x, weights)
+            point = manifold.karcher_step(point, system.residual)
+        return point
+
     def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
         with torch.no_grad():
-            point = manifold.arithmetic_start(x, weights)
-            for _ in range(self.steps - 1):
-                system = system_at(manifold, point, x, weights)
-                point = manifold.karcher_step(point, system.residual)
+            point = self.before_last(manifold, x, weights)
         system = system_at(manifold, point.detach(), x, weights)
         residual = system.residual
         if system.hessian is not None:

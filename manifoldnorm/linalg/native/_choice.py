@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, Kernels, kernels
 
-_MODES = ("auto", "native", "torch")
+_MODES = ("auto", "native", "torch-eigh", "torch")
 _VARIABLE = "MANIFOLDNORM_EIGH"
 _FROM_ENVIRONMENT = os.environ.get(_VARIABLE, "auto")
 _mode: ContextVar[str] = ContextVar("manifoldnorm_eigh_backend", default=_FROM_ENVIRONMENT)
@@ -30,15 +30,16 @@ def backend(mode: str) -> Iterator[None]:
 
     Parameters
     ----------
-    mode : {"auto", "native", "torch"}
-        ``"native"``: the compiled kernels wherever they exist (real matrices up to 96 x 96); ``"torch"``: never;
+    mode : {"auto", "native", "torch-eigh", "torch"}
+        ``"native"``: the compiled kernels wherever they exist (real matrices up to 96 x 96); ``"torch-eigh"``: never to
+        decompose, only for the products around a decomposition; ``"torch"``: never;
         ``"auto"`` (the default, or what the environment variable ``MANIFOLDNORM_EIGH`` says): where they are faster.
         The choice holds for the current thread or task; a compiled function is called, not traced, inside.
 
     Raises
     ------
     ValueError
-        If ``mode`` is none of the three.
+        If ``mode`` is none of these.
     RuntimeError
         At the first decomposition, if ``mode`` is ``"native"`` and the kernels are not there.
 
@@ -61,13 +62,13 @@ def backend(mode: str) -> Iterator[None]:
 
 def _check_mode(mode: str, name: str) -> None:
     if mode not in _MODES:
-        raise ValueError(f"{name}: expected 'auto', 'native' or 'torch', got {mode!r}.")
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, _MODES))}, got {mode!r}.")
 
 
 def chosen(a: Tensor, dtype: torch.dtype) -> Kernels | None:
     """Return the kernels if they are to decompose ``a`` in ``dtype``, or None for torch's solver."""
     mode = _mode.get()
-    if mode == "torch" or a.is_complex() or a.shape[-1] > LARGEST or a.device.type != "cpu":
+    if mode in ("torch", "torch-eigh") or a.is_complex() or a.shape[-1] > LARGEST or a.device.type != "cpu":
         return None
     _check_mode(mode, _VARIABLE)
     library = kernels()
@@ -98,8 +99,8 @@ def backends() -> dict[str, str]:
     ['cpu complex', 'cpu real', 'cuda']
     """
     mode, library = _mode.get(), kernels()
-    if mode == "torch":
-        real = f"torch: chosen by backend('torch') or {_VARIABLE}"
+    if mode in ("torch", "torch-eigh"):
+        real = f"torch: chosen by backend('{mode}') or {_VARIABLE}"
     elif isinstance(library, str):
         real = f"torch: {library}"
     else:
