@@ -288,7 +288,10 @@ def test_who_is_chosen() -> None:
         assert chosen(large, torch.float64) is None
         with backend("torch"):
             assert chosen(small, torch.float64) is None
-    with pytest.raises(ValueError, match="expected one of 'auto', 'native', 'torch-eigh', 'torch', got 'fast'"), backend("fast"):
+    with (
+        pytest.raises(ValueError, match="expected one of 'auto', 'native', 'torch-eigh', 'torch', got 'fast'"),
+        backend("fast"),
+    ):
         pass
 
 
@@ -329,7 +332,9 @@ def test_the_environment_chooses() -> None:
 def test_a_wrong_choice_of_the_environment_is_named() -> None:
     token = _choice._mode.set("fast")  # as at import
     try:
-        with pytest.raises(ValueError, match="MANIFOLDNORM_EIGH: expected one of 'auto', 'native', 'torch-eigh', 'torch', got 'fast'"):
+        with pytest.raises(
+            ValueError, match="MANIFOLDNORM_EIGH: expected one of 'auto', .*, got 'fast'"
+        ):
             linalg.eigh(torch.eye(2))
     finally:
         _choice._mode.reset(token)

@@ -15,6 +15,7 @@ from manifoldnorm.linalg.cholesky import (
     inverse_cholesky,
     inverse_lower,
     log_cholesky,
+    sum_of_inverses,
 )
 from manifoldnorm.linalg.congruence import congruence
 from manifoldnorm.linalg.dilation import whiten
@@ -70,6 +71,7 @@ __all__ = [
     "sqrtm_inv_sqrtm",
     "sum_log",
     "sum_log_squared",
+    "sum_of_inverses",
     "symmetrize",
     "weighted_apply",
     "whiten",

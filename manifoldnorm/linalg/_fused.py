@@ -20,7 +20,9 @@ from manifoldnorm.linalg.native import FusedCall, fusing
     _SANDWICH,
     _HYPERBOLIC_WEIGHTS,
     _SUM_OF_KERNELS,
-) = range(10)  # the enumeration of kernels.hpp
+    _SUM_OF_FUNCTIONS,
+    _SUM_OF_INVERSES,
+) = range(12)  # the enumeration of kernels.hpp
 _DTYPES = (torch.float64, torch.float32)
 
 
@@ -142,3 +144,19 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     rows, out = rows.contiguous(), torch.empty(s.shape, dtype=s.dtype)
     _run(_SUM_OF_KERNELS, rows, (s.contiguous(), rows, weights.contiguous()), None, None, out)
     return out
+
+
+def sum_of_functions(values: Tensor, rows: Tensor) -> Tensor:
+    """Return the sum over the batch of ``U diag(values) U^T`` for rows U^T (..., n, n)."""
+    rows, out = rows.contiguous(), torch.empty(rows.shape[-2:], dtype=rows.dtype)
+    _run(_SUM_OF_FUNCTIONS, rows, (values.contiguous(), rows), None, None, out)
+    return out
+
+
+def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float) -> tuple[Tensor, bool]:
+    """Return the sum of ``weights (X + ridge)^-1`` over the batch (N, n, n), and whether all were positive definite."""
+    x, out = x.contiguous(), torch.empty(x.shape[-2:], dtype=x.dtype)
+    parts = torch.stack([ridge, torch.as_tensor(weights, dtype=x.dtype).expand_as(ridge)], -1)
+    failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
+    _run(_SUM_OF_INVERSES, x, (x, parts), failed, None, out)
+    return out, not bool(failed.any())

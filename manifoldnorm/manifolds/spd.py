@@ -209,6 +209,8 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
     def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
         """Return ``L (L^-1 q L^-H)^t L^H``."""
         factor, inverse = linalg.inverse_cholesky(p)
+        if not torch.is_grad_enabled():
+            return linalg.whiten(inverse, q, "AffineInvariant")[1](t, factor)
         return linalg.congruence(factor, linalg.powm(linalg.congruence(inverse, q), t))
 
     def polar(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
@@ -271,14 +273,21 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
 
     def mean_start(self, x: Tensor, weights: Tensor | None) -> Tensor:
         """Return the geometric mean of the arithmetic and the harmonic mean."""
-        # a ridge of rounding size keeps semi-definite samples harmless: this is only a starting point
-        ridge = linalg.INDEFINITE_TOL * torch.finfo(x.dtype).eps * _trace(x)
-        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        factor = linalg.cholesky(x + ridge[..., None, None] * eye, name="AffineInvariant mean")
         arithmetic = stats.weighted_mean(x, weights, 2)
-        precision = stats.weighted_mean(torch.cholesky_inverse(factor), weights, 2)
+        precision = self._mean_inverse(x, weights)
         harmonic = torch.cholesky_inverse(linalg.cholesky(precision, name="AffineInvariant mean"))
         return self.geodesic(arithmetic, harmonic, 0.5)
+
+    def _mean_inverse(self, x: Tensor, weights: Any) -> Tensor:
+        # a ridge of rounding size keeps semi-definite samples harmless: this is only a starting point
+        ridge = linalg.INDEFINITE_TOL * torch.finfo(x.dtype).eps * _trace(x)
+        if x.ndim == 3 and (weights is None or isinstance(weights, Tensor)):
+            total = linalg.sum_of_inverses(x, ridge, 1 / x.shape[0] if weights is None else weights)
+            if total is not None:
+                return total.to(x.dtype)
+        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        factor = linalg.cholesky(x + ridge[..., None, None] * eye, name="AffineInvariant mean")
+        return stats.weighted_mean(torch.cholesky_inverse(factor), weights, 2)
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
         """Return the system in coordinates ``L^-1 v L^-H``: Hessian kernel ``d / tanh d``, ``d = (l_i - l_j) / 2``."""

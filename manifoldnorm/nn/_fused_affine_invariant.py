@@ -77,13 +77,6 @@ def _symmetric(product: Tensor) -> Tensor:
     return (product + product.mT).mul_(0.5)
 
 
-def _mean_function(eigen: Eigen, values: Tensor) -> Tensor:
-    """Return the mean of ``U diag(values) U^T``."""
-    n = eigen.rows.shape[-1]
-    scaled = eigen.rows * values.unsqueeze(-1)
-    return scaled.view(-1, n).mT @ eigen.rows.view(-1, n) / eigen.rows.shape[0]
-
-
 def _cholesky_adjoint(lower: Tensor, inverse: Tensor, g: Tensor) -> Tensor:
     """Return the symmetric gradient in ``L L^T`` for the gradient G in L, of which only the lower triangle counts."""
     inner = (lower.mT @ g).tril_()
@@ -106,13 +99,13 @@ class FusedNorm(Function):
         lower0 = cholesky_cpu(start, widens(start), f"{_NAME} mean")
         inverse0 = _inverse(lower0)
         first = _eigen(_fused.congruence(inverse0.to(x.dtype), x))
-        step = _symmetric(_mean_function(first, first.log))
+        step = _fused.sum_of_functions(first.log / x.shape[0], first.rows)
         hessian = EigenHessian(first.rows, lambda: kernels.hyperbolic_weights(first.log), None)
         if isinstance(plan.mean, Newton):
             step = hessian.solve(step, plan.mean.cg_steps, 0)
         tangents = step[None]
         if bias is not None:  # both small exponentials in one decomposition
-            tangents = torch.stack([step, (bias if plan.group else 0.5 * bias).to(wide)])
+            tangents = torch.stack([step, (bias if plan.group else 0.5 * bias).to(wide)])  # eigh takes symmetric parts
         small, small_rows = eigh_cpu(tangents, False, False, _NAME)
         points = _fused.rebuild(small.exp(), small_rows)
         mean = lower0 @ points[0] @ lower0.mT
@@ -145,7 +138,7 @@ class FusedNorm(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
-        x, colour, whiten, w, log, rows, power, lower0, inverse0, w0, log0, rows0, small, small_rows, *frame = (
+        x, colour, whiten, w, log, rows, power, lower0, inverse0, w0, _, rows0, small, small_rows, *frame = (
             ctx.saved_tensors
         )
         plan, factor = ctx.plan, ctx.factor

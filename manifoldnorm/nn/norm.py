@@ -208,7 +208,8 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         """Return the output of one fused operation, and track its statistics."""
         tangent = colour = None
         if self.bias_kind == "tangent":
-            tangent = self._base_tangent_bias(manifold, plan.manifold)
+            # the operation itself projects: there is no chart in between
+            tangent = self.bias if chart is None else self._base_tangent_bias(manifold, plan.manifold)
         elif self.bias_kind == "manifold":
             colour = plan.colour(self._base_bias(manifold, chart, plan.manifold))
         log_scale = self.log_scale if self.affine else None

@@ -90,6 +90,30 @@ template <class V> static void solve_transposed(const V* factor, V* x, int n) {
     }
 }
 
+// The sum over the batch of weights (X + ridge)^-1 and which matrices have no factor; ridges and weights are in `parts`.
+template <class T>
+static void sum_of_inverses(const T* x, const T* parts, uint8_t* failed, int64_t begin, int64_t end, int64_t batch,
+                            int n, typename Simd<T>::V* memory, T* out) {
+    using V = typename Simd<T>::V;
+    const int64_t size = static_cast<int64_t>(n) * n;
+    V *factor = memory, *inverse = factor + size, *result = inverse + size, *sum = result + size, *part = sum + size;
+    for (int64_t i = 0; i < size; ++i) sum[i] = V{};
+    for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        load<T>(x, first, batch, size, factor);
+        load<T>(parts, first, batch, 2, part);
+        for (int i = 0; i < n; ++i) factor[i * n + i] += part[0];
+        const auto bad = factorise<T>(factor, n);
+        for (int lane = 0; lane < Simd<T>::W && first + lane < batch; ++lane) failed[first + lane] = bad[lane] != 0;
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < n; ++j) inverse[i * n + j] = i == j ? broadcast<T>(1) : V{};
+        solve_transposed(factor, inverse, n);
+        product(plain(inverse, n), transposed(inverse, n), result, n, true);
+        for (int64_t i = 0; i < size; ++i) result[i] *= part[1];
+        add_lanes<T>(result, size, batch - first, sum);
+    }
+    total<T>(sum, size, T(1), out);
+}
+
 // The gradient in X of the factor (`chart` false) or of the chart: L^-T half(L^T g) L^-1, symmetrised.
 template <class T>
 static void cholesky_adjoint(const T* factor, const T* g, bool chart, T* out, int64_t begin, int64_t end, int64_t batch,

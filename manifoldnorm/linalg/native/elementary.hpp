@@ -56,7 +56,7 @@ template <class T> MN_INLINE typename Simd<T>::V decay(typename Simd<T>::V t) {
     // (e^r - 1) / r
     V sum = one;
 #pragma GCC unroll 16
-    for (int k = Series<T>::kExp; k >= 2; --k) sum = fma(sum, rest / broadcast<T>(T(k)), one);
+    for (int k = Series<T>::kExp; k >= 2; --k) sum = fma(sum, rest * broadcast<T>(T(1) / T(k)), one);
     const V power = (V)((__builtin_convertvector(count, I) + Traits<T>::kBias) << Traits<T>::kMantissa);
     const V far = (one - power) - power * (rest * sum);
     return select(equal(count, V{}), sum, far / t);

@@ -35,6 +35,12 @@ template <class T> static void fused(const mn::Fused& call, int64_t begin, int64
         case mn::kHyperbolicWeights: return hyperbolic_weights<T>(in(0), out(0), begin, end, batch, n, space);
         case mn::kSumOfKernels:
             return sum_of_kernels<T>(in(0), in(1), in(2), begin, end, batch, n, space, static_cast<T*>(partial));
+        case mn::kSumOfFunctions:
+            return sum_of_functions<T>(in(0), in(1), begin, end, batch, n, space, static_cast<T*>(partial));
+        case mn::kSumOfInverses: {
+            auto* const failed = static_cast<uint8_t*>(call.out[0]);
+            return sum_of_inverses<T>(in(0), in(1), failed, begin, end, batch, n, space, static_cast<T*>(partial));
+        }
         case mn::kSandwich: return sandwich<T>(in(0), in(1), in(2), in(3), out(0), begin, end, batch, n, space);
     }
 }

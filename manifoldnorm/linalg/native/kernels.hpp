@@ -18,7 +18,7 @@ struct Eigen {
 // One call of the fused kernels in double (kind 0) or single precision; see fused.hpp and _fused.py for the operands.
 enum Operation : int {
     kCongruence, kRebuild, kAdjoint, kCholesky, kCholeskyAdjoint, kFromChart, kFromChartAdjoint, kSandwich,
-    kHyperbolicWeights, kSumOfKernels, kOperations
+    kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kOperations
 };
 
 struct Fused {

@@ -173,6 +173,24 @@ static void hyperbolic_weights(const T* logs, T* out, int64_t begin, int64_t end
     }
 }
 
+// The sum over the batch of U diag(f) U^T with rows U^T.
+template <class T>
+static void sum_of_functions(const T* f, const T* rows, int64_t begin, int64_t end, int64_t batch, int n,
+                             typename Simd<T>::V* memory, T* out) {
+    const int64_t size = static_cast<int64_t>(n) * n;
+    auto *basis = memory, *scaled = basis + size, *result = scaled + size, *sum = result + size, *values = sum + size;
+    for (int64_t i = 0; i < size; ++i) sum[i] = typename Simd<T>::V{};
+    for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        load<T>(rows, first, batch, size, basis);
+        load<T>(f, first, batch, n, values);
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < n; ++j) scaled[i * n + j] = values[i] * basis[i * n + j];
+        product(transposed(basis, n), plain(scaled, n), result, n, true);
+        add_lanes<T>(result, size, batch - first, sum);
+    }
+    total<T>(sum, size, T(1), out);
+}
+
 // The sum over the batch of U (D o (U^T S U)) U^T with rows U^T and symmetric weights D, for one symmetric S.
 template <class T>
 static void sum_of_kernels(const T* s, const T* rows, const T* weights, int64_t begin, int64_t end, int64_t batch,
