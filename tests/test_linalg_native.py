@@ -332,9 +332,7 @@ def test_the_environment_chooses() -> None:
 def test_a_wrong_choice_of_the_environment_is_named() -> None:
     token = _choice._mode.set("fast")  # as at import
     try:
-        with pytest.raises(
-            ValueError, match="MANIFOLDNORM_EIGH: expected one of 'auto', .*, got 'fast'"
-        ):
+        with pytest.raises(ValueError, match=r"MANIFOLDNORM_EIGH: expected one of 'auto', .*, got 'fast'"):
             linalg.eigh(torch.eye(2))
     finally:
         _choice._mode.reset(token)

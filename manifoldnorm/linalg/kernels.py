@@ -129,17 +129,7 @@ class _KernelGrad(Function):
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         gh, vh = (to_basis(uh, symmetrize(t.to(uh.dtype))) for t in (g, v))
-        batch = vh.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
-        total = w.unsqueeze(-1) + w.unsqueeze(-2)
-        kernel = k.divided(total.unsqueeze(-2), total.unsqueeze(-3))  # [i, l, j]
-        if batch > 0:
-            gh, vh = gh.flatten(0, batch - 1), vh.flatten(0, batch - 1)
-            product = torch.einsum("b...ij,b...jl->...ilj", gh, vh)
-        else:
-            product = torch.einsum("...ij,...jl->...ilj", gh, vh)
-        m = (kernel * product).sum(-1)
-        grad = symmetrize(from_basis(uh, m)) * 2
-        return grad.to(a.dtype)
+        return from_basis(uh, kernel_gradient(w, gh, vh, k)).to(a.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -148,6 +138,22 @@ class _KernelGrad(Function):
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> Any:
         return torch.ops.manifoldnorm.no_derivative(c, HIGHER_ORDER), *(None,) * 5
+
+
+def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
+    """Return, in the eigenbasis, the gradient of ``<G, k(w_i + w_j) o V>`` in the matrix, summed over leading samples.
+
+    ``w`` are its eigenvalues (..., n), ``g`` and ``v`` Hermitian (batch, ..., n, n) in its eigenbasis.
+    """
+    batch = v.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
+    total = w.unsqueeze(-1) + w.unsqueeze(-2)
+    kernel = k.divided(total.unsqueeze(-2), total.unsqueeze(-3))  # [i, l, j]
+    if batch > 0:
+        product = torch.einsum("b...ij,b...jl->...ilj", g.flatten(0, batch - 1), v.flatten(0, batch - 1))
+    else:
+        product = torch.einsum("...ij,...jl->...ilj", g, v)
+    m = (kernel * product).sum(-1)
+    return m + m.mH
 
 
 def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel) -> Tensor:

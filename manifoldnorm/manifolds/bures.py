@@ -11,6 +11,7 @@ from manifoldnorm import linalg, stats
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg import kernels
 from manifoldnorm.linalg._call import plain
+from manifoldnorm.manifolds.base import spread
 from manifoldnorm.manifolds.charts import Congruence, real_diagonal
 from manifoldnorm.manifolds.cone import PositiveDefiniteCone
 from manifoldnorm.manifolds.pullback import Pullback
@@ -102,8 +103,11 @@ class BuresWasserstein(ConeManifold):
         return 2 * (product + product.mH)
 
     def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
-        """Return ``((1 - t) I + t T) p ((1 - t) I + t T)``."""
-        return super().geodesic(p, q, t)
+        """Return ``((1 - t) I + t T) p ((1 - t) I + t T)``, ``= B B^H`` with ``B = (1 - t) L + t L^-H C``."""
+        factor, inverse = linalg.inverse_cholesky(p)
+        t = spread(t, 2)
+        half = (1 - t) * factor + t * (inverse.mH @ _root(p, factor, q))
+        return half @ half.mH
 
     def point_from_tangent(self, v: Tensor) -> Tensor:
         """Return the matrix exponential of ``v``: positive definite for every ``v``, unlike ``exp``."""

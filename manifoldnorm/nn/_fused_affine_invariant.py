@@ -49,9 +49,20 @@ class Plan(NamedTuple):
     eps: float
     through: bool
 
-    def colour(self, bias: Tensor) -> Tensor:
-        """Return the factor K of a bias point ``K K^T``."""
-        return linalg.cholesky(bias) if self.group else linalg.sqrtm(bias)
+    takes_tangent = True
+
+    def run(
+        self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output, and the mean and the variance without gradient.
+
+        The bias is a tangent vector at the identity (its symmetric part counts), or a point.
+        """
+        colour = None
+        if point is not None:
+            colour = linalg.cholesky(point) if self.group else linalg.sqrtm(point)
+        outputs: Any = FusedAffineInvariant.apply(x, log_scale, tangent, colour, self)
+        return outputs
 
 
 class Eigen(NamedTuple):
@@ -84,7 +95,7 @@ def _cholesky_adjoint(lower: Tensor, inverse: Tensor, g: Tensor) -> Tensor:
     return inverse.mT @ _symmetric(inner) @ inverse
 
 
-class FusedNorm(Function):
+class FusedAffineInvariant(Function):
     """``Y = K (A X A^T)^t K^T`` with the batch's A and t; also the mean and the variance, for the buffers.
 
     ``bias`` is a symmetric tangent vector at the identity, whose exponential is ``K K^T``; or ``colour`` is K.

@@ -40,6 +40,8 @@ class BuresWassersteinBatchNorm(RiemannianBatchNorm):
     torch.Size([8, 3, 3])
     """
 
+    fuses = True  # as RiemannianBatchNorm
+
     def __init__(
         self,
         n: int | Manifold | LearnableManifold,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import math
 from typing import Any
@@ -14,7 +15,7 @@ from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
 from manifoldnorm.nn import _inputs, _paths, moves
 from manifoldnorm.nn._affine import Affine
-from manifoldnorm.nn._fused_affine_invariant import FusedNorm, Plan
+from manifoldnorm.nn._paths import Plan
 from manifoldnorm.nn._tracking import Tracking, where_enough
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.statistics import Batch, Observed, Statistics
@@ -180,9 +181,10 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         domain = weights.domain if isinstance(weights, _inputs.PerDomain) else None
         from_batch = (self.training and not self.frozen) or not self.track_running_stats
         if from_batch and finite is None and weights is None:
-            plan = _paths.affine_invariant(self, base, metric_scale, y)
+            plan = _paths.plan(self, base, metric_scale, y)
             if plan is not None:
-                return self._normalize_fused(plan, manifold, chart, metric_scale, y), None
+                with contextlib.suppress(_paths.LeavesDomain):
+                    return self._normalize_fused(plan, manifold, chart, metric_scale, y), None
         seen = self._observe(base, chart, metric_scale, y, finite, weights) if from_batch else None
         mean = self._centre(seen, chart)
         moved = self._moved(base, mean, y, domain)
@@ -206,14 +208,13 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         self, plan: Plan, manifold: Manifold, chart: Diffeo | None, metric_scale: float | Tensor, y: Tensor
     ) -> Tensor:
         """Return the output of one fused operation, and track its statistics."""
-        tangent = colour = None
-        if self.bias_kind == "tangent":
-            # the operation itself projects: there is no chart in between
+        tangent = point = None
+        if self.bias_kind == "tangent" and plan.takes_tangent:
+            # the operation itself projects where there is no chart in between
             tangent = self.bias if chart is None else self._base_tangent_bias(manifold, plan.manifold)
-        elif self.bias_kind == "manifold":
-            colour = plan.colour(self._base_bias(manifold, chart, plan.manifold))
-        log_scale = self.log_scale if self.affine else None
-        out, mean, variance = FusedNorm.apply(y, log_scale, tangent, colour, plan)
+        elif self.bias_kind:
+            point = self._base_bias(manifold, chart, plan.manifold)
+        out, mean, variance = plan.run(y, self.log_scale if self.affine else None, tangent, point)
         if self.training and self.track_running_stats:
             seen = Observed(plan.manifold, chart, metric_scale, y, None, mean, None)
             self.statistics.track(self, seen, mean, variance)
