@@ -147,12 +147,14 @@ def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
     """
     batch = v.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
     total = w.unsqueeze(-1) + w.unsqueeze(-2)
-    kernel = k.divided(total.unsqueeze(-2), total.unsqueeze(-3))  # [i, l, j]
+    kernel = k.divided(total.unsqueeze(-3), total.unsqueeze(-2))  # [j, i, l]
     if batch > 0:
-        product = torch.einsum("b...ij,b...jl->...ilj", g.flatten(0, batch - 1), v.flatten(0, batch - 1))
+        g, v = g.flatten(0, batch - 1), v.flatten(0, batch - 1)
+        # G_ij V_jl with j in front: G is Hermitian, so its row j is what stands there
+        product = g.conj().movedim(0, -1) @ v.movedim(0, -2)
     else:
-        product = torch.einsum("...ij,...jl->...ilj", g, v)
-    m = (kernel * product).sum(-1)
+        product = g.mT.unsqueeze(-1) * v.unsqueeze(-2)
+    m = (kernel * product).sum(-3)
     return m + m.mH
 
 

@@ -8,33 +8,51 @@ from typing import Any
 from torch import Tensor
 
 from manifoldnorm.linalg import _fused
+from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._precision import native
-from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Manifold
-from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, moves
+from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Euclidean, Manifold
+from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
+from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, moves
 from manifoldnorm.nn._fused_bures import LeavesDomain as LeavesDomain
 from manifoldnorm.nn.statistics import Batch
-from manifoldnorm.stats import Karcher, MeanPolicy, Newton
+from manifoldnorm.stats import Karcher, Newton
 
-Plan = _fused_affine_invariant.Plan | _fused_bures.Plan
+Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
 
 
-def _affine_invariant(layer: Any, base: Any, move: moves.Move, mean: MeanPolicy, scale: float) -> Plan | None:
-    if type(mean) not in (Karcher, Newton) or move not in (moves.by_group, moves.by_gyrogroup):
+def _affine_invariant(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
+    move, mean = layer._select_move(base), layer._mean_policy or base.default_mean
+    if y.ndim != 3 or not _fused.usable(y) or type(mean) not in (Karcher, Newton):
         return None
     if isinstance(base.alpha, Tensor) or isinstance(base.beta, Tensor) or base.beta != 0:
         return None
-    policy: Any = mean
     group = move is moves.by_group
-    return _fused_affine_invariant.Plan(base, group, policy, base.alpha * scale, layer.eps, layer.grad_through_stats)
-
-
-def _bures(layer: Any, base: Any, move: moves.Move, mean: MeanPolicy, scale: float) -> Plan | None:
-    if layer.grad_through_stats or move is not moves.by_transport or native():
+    if not group and move is not moves.by_gyrogroup:
         return None
-    return _fused_bures.Plan(base, mean, scale, layer.eps)
+    return _fused_affine_invariant.Plan(base, group, mean, base.alpha * scale, layer.eps, layer.grad_through_stats)
 
 
-_PLANS: dict[type, Callable[..., Plan | None]] = {AffineInvariant: _affine_invariant, BuresWasserstein: _bures}
+def _bures(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
+    if y.ndim != 3 or not _fused.usable(y) or native() or layer.grad_through_stats:
+        return None
+    if layer._select_move(base) is not moves.by_transport:
+        return None
+    return _fused_bures.Plan(base, layer._mean_policy or base.default_mean, scale, layer.eps)
+
+
+def _flat(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
+    if y.is_complex() or not plain(y):
+        return None
+    return _fused_flat.Plan(base, scale, layer.eps, layer.grad_through_stats)
+
+
+_PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
+    AffineInvariant: _affine_invariant,
+    BuresWasserstein: _bures,
+    Euclidean: _flat,
+    SymmetricMatrices: _flat,
+    TriangularMatrices: _flat,
+}
 
 
 def plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) -> Plan | None:
@@ -45,6 +63,4 @@ def plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) ->
     choose = _PLANS.get(type(base))
     if choose is None or not vars(type(layer)).get("fuses") or type(layer.statistics) is not Batch:
         return None
-    if y.ndim != 3 or isinstance(metric_scale, Tensor) or not _fused.usable(y):
-        return None
-    return choose(layer, base, layer._select_move(base), layer._mean_policy or base.default_mean, metric_scale)
+    return None if isinstance(metric_scale, Tensor) else choose(layer, base, y, metric_scale)
