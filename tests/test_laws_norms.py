@@ -23,6 +23,25 @@ TRACKED = {
 OTHER = {
     "Lie-LogCholesky-not-affine": {"bias_and_scale_can_be_assigned"},
     "Riemannian-LogCholesky-detached": {"gradient_through_statistics"},
+    "Riemannian-BuresWasserstein-detached": {"gradient_through_statistics"},
+}
+FUSED = {
+    "Riemannian-AffineInvariant",
+    "Lie-AffineInvariant",
+    "Riemannian-AffineInvariant-power",
+    "Lie-LogEuclidean",
+    "Riemannian-LogEuclidean-alpha-beta",
+    "Lie-LogCholesky",
+    "Lie-LogCholesky-power",
+    "Lie-LogCholesky-untracked",
+    "Lie-LogCholesky-no-bias",
+    "Lie-LogCholesky-not-affine",
+    "Riemannian-LogCholesky-detached",
+    "Riemannian-BuresWasserstein-detached",
+    "Lie-CholeskyRightInvariant",
+    "Lie-AdaptiveLogEuclidean-learned",
+    "Riemannian-Euclidean",
+    "Gyro-Symmetric",
 }
 WITHOUT_CHANNELS = {
     "Riemannian-AffineInvariant",
@@ -40,6 +59,7 @@ WITHOUT_CHANNELS = {
     "Riemannian-LogCholesky-detached",
     "BuresWasserstein",
     "Riemannian-BuresWasserstein-complex",
+    "Riemannian-BuresWasserstein-detached",
     "Riemannian-GeneralizedBuresWasserstein",
     "Lie-CholeskyRightInvariant",
     "Lie-AdaptiveLogEuclidean-learned",
@@ -52,6 +72,7 @@ def _absent(name: str) -> set[str]:
     one_way = name.startswith("Lie") or "direct" in name or "Bures" in name
     absent = absent | ({"transport_is_gyrotranslation"} if one_way else set())
     absent = absent | ({"channels_are_independent"} if name in WITHOUT_CHANNELS else set())
+    absent = absent | (set() if name in FUSED else {"paths_agree"})
     return absent | OTHER.get(name, set())
 
 

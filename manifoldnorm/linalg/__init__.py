@@ -8,6 +8,7 @@ from manifoldnorm.linalg import _ops as _ops  # registers the operators
 from manifoldnorm.linalg import functions
 from manifoldnorm.linalg._ops import INDEFINITE_TOL, sample_index
 from manifoldnorm.linalg._precision import check_matrix, precision, symmetrize, without_autocast
+from manifoldnorm.linalg._tally import tally
 from manifoldnorm.linalg.cholesky import (
     cholesky,
     exp_cholesky,
@@ -73,6 +74,7 @@ __all__ = [
     "sum_log_squared",
     "sum_of_inverses",
     "symmetrize",
+    "tally",
     "weighted_apply",
     "whiten",
     "without_autocast",

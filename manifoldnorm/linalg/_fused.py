@@ -7,6 +7,7 @@ from torch import Tensor
 
 from manifoldnorm.linalg._call import ordinary, plain
 from manifoldnorm.linalg._spectral_function import SpectralFunction
+from manifoldnorm.linalg._tally import record
 from manifoldnorm.linalg.native import FusedCall, fusing
 
 (
@@ -97,6 +98,7 @@ def adjoint(
 
 def cholesky(x: Tensor, chart: bool) -> tuple[Tensor, Tensor | None, bool]:
     """Return the factors of the symmetric parts, their log-Cholesky charts on demand, and whether all exist."""
+    record("cholesky", x)
     x, factor = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
     y = torch.empty(x.shape, dtype=x.dtype) if chart else None
     failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
@@ -156,6 +158,7 @@ def sum_of_functions(values: Tensor, rows: Tensor) -> Tensor:
 def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float) -> tuple[Tensor, bool]:
     """Return the sum of ``weights (X + ridge)^-1`` over the batch (N, n, n), and whether all were positive definite."""
     x, out = x.contiguous(), torch.empty(x.shape[-2:], dtype=x.dtype)
+    record("cholesky", x)
     parts = torch.stack([ridge, torch.as_tensor(weights, dtype=x.dtype).expand_as(ridge)], -1)
     failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
     _run(_SUM_OF_INVERSES, x, (x, parts), failed, None, out)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg._precision import native, working_dtype
+from manifoldnorm.linalg._tally import record
 from manifoldnorm.linalg.native import NOT_CONVERGED, chosen
 
 _LIB = torch.library.Library("manifoldnorm", "DEF")
@@ -117,6 +118,7 @@ def _eigh_solver(a: Tensor, wide: bool, name: str) -> tuple[Tensor, Tensor]:
 
 def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
     """Decompose on CPU, with the retry ladder and errors that name the sample."""
+    record("eigh", a)
     w, uh = _eigh_solver(a, wide and not native(), name)
     if positive:
         raise_indefinite(w, a.dtype, name)
@@ -143,6 +145,7 @@ def _eigh_fake(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor
 
 
 def _eigvalsh_cpu(a: Tensor, wide: bool) -> Tensor:
+    record("eigvalsh", a)
     dtype = working_dtype(a.dtype, wide and not native())
     kernels = chosen(a, dtype)
     if kernels is None:
@@ -203,6 +206,7 @@ def _smallest_below_fake(a: Tensor, limit: float) -> Tensor:
 
 def cholesky_cpu(a: Tensor, wide: bool, name: str) -> Tensor:
     """Factorise on CPU, with errors that name the sample."""
+    record("cholesky", a)
     h = _hermitian(a, wide and not native())
     factor, info = torch.linalg.cholesky_ex(h)
     if bool(info.any()):

@@ -94,7 +94,7 @@ def _coloured(uh: Tensor, k: Tensor | None) -> Tensor:
     return uh if k is None else uh @ k.to(uh.dtype).mH
 
 
-def whiten(a: Tensor, x: Tensor, name: str) -> tuple[Spectrum, Callable[[Tensor, Tensor | None], Tensor]]:
+def whiten(a: Tensor, x: Tensor, name: str) -> tuple[Spectrum, Callable[[Tensor | float, Tensor | None], Tensor]]:
     """Decompose ``A X A^H`` and return its spectrum with the map ``(t, K) -> K (A X A^H)^t K^H``.
 
     The map is differentiable once in X, A, t and K; a second derivative raises.

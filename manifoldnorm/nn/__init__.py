@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from manifoldnorm.nn._explain import explain
 from manifoldnorm.nn.adaptation import refit
 from manifoldnorm.nn.batchnorm import GyroBatchNorm, LieBatchNorm, RiemannianBatchNorm
 from manifoldnorm.nn.bures import BuresWassersteinBatchNorm
@@ -54,6 +55,7 @@ __all__ = [
     "SPDVectorize",
     "Sequential",
     "Statistics",
+    "explain",
     "published",
     "refit",
     "set_epoch",

@@ -7,7 +7,8 @@ matrices with the compiled kernels. The notation of the comments: ``M`` the mean
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,19 +21,20 @@ from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._ops import cholesky_cpu, eigh_cpu
 from manifoldnorm.linalg._precision import widens
 from manifoldnorm.manifolds import AffineInvariant
-from manifoldnorm.stats import EigenHessian, Karcher, Newton
+from manifoldnorm.stats import EigenHessian, Exact, Karcher, Newton
 
 _NAME = "AffineInvariant"
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """What does not change with the batch.
 
     Attributes
     ----------
     group : bool
         Whether points are moved by Cholesky factors (else by symmetric roots).
-    mean : Karcher or Newton
+    mean : Karcher, Newton or Exact
         How the mean is found.
     metric_scale : float
         Of squared distances, for the sum of squared logarithms.
@@ -44,12 +46,12 @@ class Plan(NamedTuple):
 
     manifold: AffineInvariant
     group: bool
-    mean: Karcher | Newton
+    mean: Karcher | Newton | Exact
     metric_scale: float
     eps: float
     through: bool
 
-    takes_tangent = True
+    takes_tangent: ClassVar[bool] = True
 
     def run(
         self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None
@@ -112,7 +114,7 @@ class FusedAffineInvariant(Function):
         first = _eigen(_fused.congruence(inverse0.to(x.dtype), x))
         step = _fused.sum_of_functions(first.log / x.shape[0], first.rows)
         hessian = EigenHessian(first.rows, lambda: kernels.hyperbolic_weights(first.log), None)
-        if isinstance(plan.mean, Newton):
+        if not isinstance(plan.mean, Karcher):
             step = hessian.solve(step, plan.mean.cg_steps, 0)
         tangents = step[None]
         if bias is not None:  # both small exponentials in one decomposition
@@ -175,7 +177,7 @@ class FusedAffineInvariant(Function):
         if upstream:
             chosen = slice(0 if plan.through else 1, 2 if ctx.has_bias else 1)
             inner_w, inner_rows = small[chosen], small_rows[chosen]
-            tangents, _, _ = _fused.adjoint(fn.EXP, inner_w, None, inner_rows, torch.stack(upstream))
+            tangents = _fused.adjoint(fn.EXP, inner_w, None, inner_rows, torch.stack(upstream))[0]
             if ctx.has_bias:
                 grad_bias = tangents[-1] if plan.group else 0.5 * tangents[-1]
             if plan.through:

@@ -8,7 +8,8 @@ the step of the exponential is a product entry by entry, too; all else are congr
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class LeavesDomain(Exception):
     """Some scaled step must be shrunk: the template does that."""
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """What does not change with the batch: the geometry, how the mean is found, the variance's factor and its eps."""
 
     manifold: BuresWasserstein
@@ -39,9 +41,11 @@ class Plan(NamedTuple):
     metric_scale: float
     eps: float
 
-    takes_tangent = False
+    takes_tangent: ClassVar[bool] = False
 
-    def run(self, x: Tensor, log_scale: Tensor | None, _: None, point: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def run(
+        self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output, and the mean and the variance without gradient; the bias is a point."""
         outputs: Any = FusedBures.apply(x, log_scale, point, self)
         return outputs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from manifoldnorm.manifolds import Euclidean
 from manifoldnorm.manifolds.base import spread
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """What does not change with the batch: the geometry, the factor of its squared distances, eps, and which gradient.
 
     ``through`` says whether gradients pass through the statistics.
@@ -23,9 +25,11 @@ class Plan(NamedTuple):
     eps: float
     through: bool
 
-    takes_tangent = False
+    takes_tangent: ClassVar[bool] = False
 
-    def run(self, x: Tensor, log_scale: Tensor | None, _: None, point: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def run(
+        self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output, and the mean and the variance without gradient; the bias is a point."""
         outputs: Any = FusedFlat.apply(x, log_scale, point, self)
         return outputs

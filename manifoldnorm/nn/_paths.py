@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
@@ -11,18 +13,19 @@ from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._precision import native
 from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Euclidean, Manifold
+from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
 from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, moves
 from manifoldnorm.nn._fused_bures import LeavesDomain as LeavesDomain
 from manifoldnorm.nn.statistics import Batch
-from manifoldnorm.stats import Karcher, Newton
+from manifoldnorm.stats import Exact, Karcher, Newton
 
 Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
 
 
 def _affine_invariant(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
     move, mean = layer._select_move(base), layer._mean_policy or base.default_mean
-    if y.ndim != 3 or not _fused.usable(y) or type(mean) not in (Karcher, Newton):
+    if y.ndim != 3 or not _fused.usable(y) or type(mean) not in (Karcher, Newton, Exact):
         return None
     if isinstance(base.alpha, Tensor) or isinstance(base.beta, Tensor) or base.beta != 0:
         return None
@@ -46,13 +49,53 @@ def _flat(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
     return _fused_flat.Plan(base, scale, layer.eps, layer.grad_through_stats)
 
 
+_FLAT = (
+    Euclidean,
+    SymmetricMatrices,
+    TriangularMatrices,
+    StrictlyTriangularMatrices,
+    HollowMatrices,
+    ZeroRowSumMatrices,
+)
 _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
     AffineInvariant: _affine_invariant,
     BuresWasserstein: _bures,
-    Euclidean: _flat,
-    SymmetricMatrices: _flat,
-    TriangularMatrices: _flat,
+    **dict.fromkeys(_FLAT, _flat),
 }
+
+
+_template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
+
+
+_watched: ContextVar[list[str] | None] = ContextVar("manifoldnorm_paths", default=None)
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[list[str]]:
+    """Write down which path each norm takes."""
+    seen: list[str] = []
+    token = _watched.set(seen)
+    try:
+        yield seen
+    finally:
+        _watched.reset(token)
+
+
+def took(layer: Any, path: str) -> None:
+    """Note the path, where somebody watches."""
+    seen = _watched.get()
+    if seen is not None:
+        seen.append(f"{type(layer).__name__} on {layer.manifold}: {path}")
+
+
+@contextlib.contextmanager
+def template_only() -> Iterator[None]:
+    """Keep to the template's steps, to compare a fused operation with them."""
+    token = _template.set(True)
+    try:
+        yield
+    finally:
+        _template.reset(token)
 
 
 def plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) -> Plan | None:
@@ -60,7 +103,7 @@ def plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) ->
 
     Only exact types: a subclass may have changed any of the steps.
     """
-    choose = _PLANS.get(type(base))
+    choose = None if _template.get() else _PLANS.get(type(base))
     if choose is None or not vars(type(layer)).get("fuses") or type(layer.statistics) is not Batch:
         return None
     return None if isinstance(metric_scale, Tensor) else choose(layer, base, y, metric_scale)

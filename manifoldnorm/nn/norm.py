@@ -197,6 +197,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         if self.check_input:
             _inputs.check_domain(moved, factor, bias, type(self).__name__)
         out = moved.finish(factor, bias)
+        _paths.took(self, "template")
         if seen is not None and self.training and self.track_running_stats:
             self.statistics.track(self, seen, mean, variance)
         if finite is None:
@@ -215,6 +216,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         elif self.bias_kind:
             point = self._base_bias(manifold, chart, plan.manifold)
         out, mean, variance = plan.run(y, self.log_scale if self.affine else None, tangent, point)
+        _paths.took(self, "fused")
         if self.training and self.track_running_stats:
             seen = Observed(plan.manifold, chart, metric_scale, y, None, mean, None)
             self.statistics.track(self, seen, mean, variance)

@@ -141,10 +141,13 @@ class Exact(MeanPolicy):
     cg_steps: int = 12
     backward_steps: int = 16
 
-    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
+    def before_last(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
+        """Return the point from which the last step starts; without gradient, it carries none."""
         steps = self.steps if manifold.has_hessian else 8 * self.steps
-        detached = None if weights is None else weights.detach()
-        point = solve_mean(manifold, x.detach(), detached, steps, self.cg_steps)
+        return solve_mean(manifold, x, weights, steps, self.cg_steps)
+
+    def _iterate(self, manifold: Any, x: Tensor, weights: Weights) -> Tensor:
+        point = self.before_last(manifold, x.detach(), None if weights is None else weights.detach())
         return implicit_step(manifold, point, x, weights, self.cg_steps, self.backward_steps)
 
 

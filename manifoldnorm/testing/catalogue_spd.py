@@ -123,6 +123,10 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[Symmetry, ...]]] = {
         _ROTATION,
     ),
     "Riemannian-BuresWasserstein-complex": (lambda: R(mf.BuresWasserstein(N, field="complex"), dtype=_F64), _ROTATION),
+    "Riemannian-BuresWasserstein-detached": (
+        lambda: R(mf.BuresWasserstein(N), grad_through_stats=False, dtype=_F64),
+        _ROTATION,
+    ),
     "Riemannian-GeneralizedBuresWasserstein": (lambda: R(_gbw(), bias="manifold", dtype=_F64), ()),
     "Lie-CholeskyRightInvariant": (lambda: L(mf.CholeskyRightInvariant(N), dtype=_F64), (*_GROUP, *_UNITS)),
     "Lie-AdaptiveLogEuclidean-learned": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import io
@@ -12,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from manifoldnorm.nn import _paths
 from manifoldnorm.testing.cases import mismatch
 from manifoldnorm.testing.norm_cases import NormCase, recast, state_of
 
@@ -151,6 +153,32 @@ def autocast_changes_nothing(case: NormCase) -> float:
         return mismatch(layer(x).detach(), expected)
 
 
+def paths_agree(case: NormCase) -> float:
+    """A fused operation gives the template's output, gradients and state."""
+    layer, x = case.generic(), case.batch()
+    weight = case.cast(case.noise(*x.shape))
+    if x.ndim > 2 and x.shape[-1] == x.shape[-2]:  # of a symmetric matrix's gradient only the symmetric part counts
+        weight = weight + weight.mH
+    results = []
+    for only_template in (False, True):
+        with contextlib.ExitStack() as stack:
+            if only_template:
+                stack.enter_context(_paths.template_only())
+            taken = stack.enter_context(_paths.watch())
+            results.append(_training_step(copy.deepcopy(layer), x, weight))
+        if not only_template and not any(path.endswith("fused") for path in taken):
+            raise NotImplementedError("the layer takes the template's steps")
+    return max(mismatch(a.to(case.wide), b.to(case.wide)) for a, b in zip(*results, strict=True))
+
+
+def _training_step(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Return output, gradients and the state of one step."""
+    leaf = x.clone().requires_grad_()
+    y = layer(leaf)
+    gradients = torch.autograd.grad((y * weight.conj()).real.sum(), [leaf, *layer.parameters()], allow_unused=True)
+    return [y.detach(), *(g for g in gradients if g is not None), *layer.buffers()]
+
+
 def compiled(case: NormCase) -> float:
     """``torch.compile(fullgraph=True)`` gives the same output, gradients and state, in training and evaluation."""
     with warnings.catch_warnings():
@@ -191,5 +219,6 @@ STATE_LAWS = (
     failed_forward_changes_nothing,
     layer_precision,
     autocast_changes_nothing,
+    paths_agree,
 )
 SLOW_LAWS = (compiled,)

@@ -115,6 +115,7 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "layer_precision": SINGLE,
     "autocast_changes_nothing": EXACT,
     "compiled": ROUNDING,
+    "paths_agree": ROUNDING,
     # its batches
     "eval_ignores_batch_mates": ROUNDING,
     "order_is_immaterial": ITERATED,
