@@ -17,29 +17,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifoldnorm as mn
 from manifoldnorm.stats import Karcher, Newton
 
 Step = Callable[[Tensor, Tensor], None]
-DECOMPOSITIONS = {"manifoldnorm::eigh", "manifoldnorm::eigvalsh", "aten::_linalg_eigh", "aten::_linalg_svd"}
-
-
-class CountDecompositions(TorchDispatchMode):
-    """Count decompositions of a full batch and of single matrices."""
-
-    def __init__(self, batch: int) -> None:
-        super().__init__()
-        self.batch, self.counts = batch, Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name
-        if name in DECOMPOSITIONS or "cholesky" in name.rsplit("::", 1)[-1]:
-            kind = "cholesky" if "cholesky" in name else name.rsplit("_", 1)[-1].rsplit(":", 1)[-1]
-            size = args[0].shape[:-2].numel()
-            self.counts[kind if size >= self.batch else f"small {kind}"] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def cases(n: int, through: bool, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
@@ -120,9 +102,12 @@ def table(batch: int, n: int, dtype: torch.dtype, through: bool, rounds: int) ->
         quartiles = statistics.quantiles(samples, n=4)
         counted = ""
         if name in layers:
-            with CountDecompositions(batch) as mode:
+            with mn.linalg.tally() as counts:
                 steps[name](x, torch.ones_like(x))
-            counted = ", ".join(f"{v} {k}" for k, v in sorted(mode.counts.items()))
+            kinds = Counter({kind: 0 for kind, _ in counts})
+            for (kind, size), times_called in counts.items():
+                kinds[kind if size >= batch else f"small {kind}"] += times_called
+            counted = ", ".join(f"{v} {k}" for k, v in sorted(kinds.items()) if v)
         spread = f"{1e3 * quartiles[0]:.2f}-{1e3 * quartiles[2]:.2f}"
         rows.append(f"| {name} | {1e3 * middle:.2f} | {spread} | {middle / unit:.2f} | {counted} |")
     return rows

@@ -1,0 +1,239 @@
+"""Norms as one operation for each direction: the same numbers as the template, and only where they are meant to run."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import manifoldnorm as mn
+from manifoldnorm.linalg import _fused
+from manifoldnorm.nn import _paths
+from manifoldnorm.stats import Exact, FixedPoint, Karcher, Newton
+
+N = 6
+COMPILED = pytest.mark.skipif(
+    not _fused.usable(torch.zeros(1, N, N)), reason="needs the compiled kernels (no C++ compiler at installation?)"
+)
+
+
+def step(layer: Any, x: Tensor, g: Tensor, template: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """Return what one training step of a copy of the layer gives, and the paths that were taken."""
+    layer, leaf = copy.deepcopy(layer), x.clone().requires_grad_()
+    with _paths.watch() as taken:
+        if template:
+            with _paths.template_only():
+                y = layer(leaf)
+        else:
+            y = layer(leaf)
+    y.backward(g)
+    gradients = {f"gradient in {name}": p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    return {"output": y.detach(), "gradient in x": leaf.grad, **gradients, **dict(layer.named_buffers())}, taken
+
+
+def assert_same(layer: Any, x: Tensor, tolerance: float, expected: str = "fused") -> None:
+    g = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(5))
+    if x.shape[-1] == x.shape[-2]:
+        g = g + g.mT
+    fused, taken = step(layer, x, g, False)
+    reference, _ = step(layer, x, g, True)
+    assert [path.rsplit(": ")[-1] for path in taken] == [expected]
+    assert fused.keys() == reference.keys()
+    for name, value in fused.items():
+        # the rounding of a parameter's gradient, a sum over samples, is relative to its terms
+        terms = (g.abs().max() * reference["output"].abs().max()).item() if name.startswith("gradient in") else 0.0
+        size = reference[name].abs().max().clamp_min(terms)
+        assert (value - reference[name]).abs().max() <= tolerance * size, name
+
+
+def layer_of(kind: Any, manifold: Any, dtype: torch.dtype, scale: float = 0.7, **options: Any) -> Any:
+    layer = kind(manifold, dtype=dtype, **options)
+    generator = torch.Generator().manual_seed(3)
+    layer.scale = scale * torch.ones_like(layer.scale)
+    groups = () if layer.channels is None else (layer.channels,)
+    if layer.bias_kind:
+        layer.bias_point = manifold.random_point(*groups, generator=generator, dtype=torch.float64).to(dtype)
+    return layer
+
+
+def points(manifold: Any, *batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    x: Tensor = manifold.random_point(*batch, generator=generator, dtype=torch.float64).to(dtype)
+    return x
+
+
+AIM = list(
+    itertools.product(
+        (mn.nn.LieBatchNorm, mn.nn.GyroBatchNorm, mn.nn.RiemannianBatchNorm),
+        (Karcher(1), Karcher(2), Newton(1), Newton(2), Exact()),
+        (True, False),
+        ("tangent", "manifold", False),
+    )
+)
+
+
+@COMPILED
+@pytest.mark.parametrize(("kind", "mean", "through", "bias"), AIM)
+def test_affine_invariant(kind: Any, mean: Any, through: bool, bias: Any) -> None:
+    for manifold in (mn.AffineInvariant(N, 0.7), mn.PowerDeformed(mn.AffineInvariant(N), 0.5)):
+        layer = layer_of(kind, manifold, torch.float64, mean=mean, grad_through_stats=through, bias=bias)
+        assert_same(layer, points(manifold, 10), 1e-12)
+
+
+@COMPILED
+@pytest.mark.parametrize("kind", [mn.nn.LieBatchNorm, mn.nn.GyroBatchNorm])
+def test_affine_invariant_in_single_precision(kind: Any) -> None:
+    manifold = mn.AffineInvariant(N)
+    assert_same(layer_of(kind, manifold, torch.float32), points(manifold, 10, dtype=torch.float32), 1e-4)
+    with mn.linalg.precision("native"):
+        assert_same(layer_of(kind, manifold, torch.float32), points(manifold, 10, dtype=torch.float32), 1e-4)
+
+
+BURES = list(
+    itertools.product(("plain", "metric", "power"), (Karcher(1), FixedPoint(2), Newton(1)), ("tangent", "manifold", 0))
+)
+
+
+@COMPILED
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("geometry", "mean", "bias"), BURES)
+def test_bures(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
+    manifold: Any = {
+        "plain": mn.BuresWasserstein(N),
+        "metric": mn.GeneralizedBuresWasserstein(N, points(mn.AffineInvariant(N), dtype=dtype)),
+        "power": mn.PowerDeformed(mn.BuresWasserstein(N), 0.5),
+    }[geometry]
+    options = {"mean": mean, "grad_through_stats": False, "bias": bias or False}
+    layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, dtype, 0.3, **options)
+    x = points(mn.AffineInvariant(N), 10, dtype=dtype)
+    if bias != "manifold" or geometry == "metric":
+        assert_same(layer, x, 1e-12 if dtype == torch.float64 else 1e-4)
+    else:  # only the symmetric part of the template's gradient in a symmetric matrix means anything
+        g = points(mn.AffineInvariant(N), 10, dtype=dtype)
+        found = [step(layer, x, g, template)[0]["gradient in bias_on_manifold"] for template in (False, True)]
+        gap = found[0] - mn.linalg.symmetrize(found[1])
+        assert gap.abs().max() <= (1e-12 if dtype == torch.float64 else 1e-4) * found[1].abs().max()
+
+
+@COMPILED
+def test_steps_that_leave_the_domain_are_left_to_the_template() -> None:
+    manifold = mn.BuresWasserstein(N)
+    layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, torch.float64, 9.0, grad_through_stats=False)
+    assert_same(layer, points(mn.AffineInvariant(N), 10), 0.0, "template")
+
+
+FLAT: list[tuple[Any, int | None, Any]] = list(
+    itertools.product(
+        (
+            mn.LogEuclidean(4),
+            mn.LogEuclidean(4, 2.0, 0.3),
+            mn.LogCholesky(4),
+            mn.CorrelationOffLog(4),
+            mn.Euclidean(3, 2),
+        ),
+        (None, 3),
+        ("tangent", "manifold", False),
+    )
+)
+
+
+@pytest.mark.parametrize("through", [True, False])
+@pytest.mark.parametrize(("manifold", "channels", "bias"), FLAT)
+def test_flat(manifold: Any, channels: int | None, bias: Any, through: bool) -> None:
+    groups = () if channels is None else (channels,)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+        options = {"channels": channels, "bias": bias, "grad_through_stats": through}
+        layer = layer_of(mn.nn.LieBatchNorm, manifold, dtype, **options)
+        assert_same(layer, points(manifold, 10, *groups, dtype=dtype), tolerance)
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_second_derivatives_of_flat_norms(through: bool) -> None:
+    layer = layer_of(mn.nn.LieBatchNorm, mn.LogCholesky(3), torch.float64, grad_through_stats=through)
+    x = points(layer.manifold, 4).requires_grad_()
+
+    def f(x: Tensor) -> Any:
+        return layer(mn.linalg.symmetrize(x))
+
+    if through:
+        assert torch.autograd.gradcheck(f, (x,))
+        assert torch.autograd.gradgradcheck(f, (x,))
+    else:
+        with _paths.template_only():
+            expected = _penalty(layer, x)
+        torch.testing.assert_close(_penalty(layer, x), expected, rtol=1e-12, atol=1e-14)
+
+
+def _penalty(layer: Any, x: Tensor) -> Tensor:
+    (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    return second
+
+
+class Halved(mn.nn.LieBatchNorm):
+    """A subclass that changes a step."""
+
+    def _dispersion(self, *args: Any) -> Tensor:
+        return super()._dispersion(*args) / 2
+
+
+def test_what_is_not_exactly_the_norm_takes_the_template() -> None:
+    manifold = mn.AffineInvariant(N)
+    x = points(manifold, 10)
+    assert_same(layer_of(Halved, manifold, torch.float64), x, 0.0, "template")
+    momentum = layer_of(mn.nn.LieBatchNorm, manifold, torch.float64, statistics=mn.nn.Momentum(0.5))
+    assert_same(momentum, x, 0.0, "template")
+    assert_same(layer_of(mn.nn.LieBatchNorm, manifold, torch.float64).eval(), x, 0.0, "template")
+    layer = layer_of(mn.nn.LieBatchNorm, manifold, torch.float64)
+    with _paths.watch() as taken:
+        layer(x, torch.ones(10, dtype=torch.float64))
+        layer(torch.cat([x, torch.full_like(x[:1], torch.nan)]))
+    assert all(path.endswith("template") for path in taken)
+    assert len(taken) == 2
+
+
+@pytest.mark.parametrize("manifold", [mn.AffineInvariant(3), mn.BuresWasserstein(3)])
+def test_a_bad_sample_is_named_and_changes_nothing(manifold: Any) -> None:
+    layer = mn.nn.RiemannianBatchNorm(manifold, grad_through_stats=False)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    x = points(mn.AffineInvariant(3), 5, dtype=torch.float32)
+    x[2] = torch.diag(torch.tensor([1.0, 1.0, -1.0]))
+    with pytest.raises(torch.linalg.LinAlgError, match="sample 2"):
+        layer(x)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+COUNTS = [
+    (lambda: mn.nn.LieBatchNorm(mn.AffineInvariant(N), mean=Karcher(1)), {("eigh", 30): 2}),
+    (lambda: mn.nn.GyroBatchNorm(mn.AffineInvariant(N), mean=Karcher(1)), {("eigh", 30): 2}),
+    (lambda: mn.nn.Sequential(mn.nn.LieBatchNorm(mn.LogEuclidean(N)), mn.nn.LogEig()), {("eigh", 30): 1}),
+    (lambda: mn.nn.LieBatchNorm(mn.LogCholesky(N)), {("cholesky", 30): 1}),
+    (
+        lambda: mn.nn.RiemannianBatchNorm(mn.BuresWasserstein(N), mean=FixedPoint(1), grad_through_stats=False),
+        {("eigh", 30): 2, ("cholesky", 30): 1},
+    ),
+]
+
+
+@COMPILED
+@pytest.mark.parametrize(("make", "expected"), COUNTS)
+def test_decompositions_of_a_training_step(make: Any, expected: dict[tuple[str, int], int]) -> None:
+    layer, x = make(), points(mn.AffineInvariant(N), 30, dtype=torch.float32).requires_grad_()
+    with mn.linalg.tally() as counts:
+        layer(x).sum().backward()
+    assert {key: times for key, times in counts.items() if key[1] == 30} == expected
+
+
+def test_explain_leaves_the_module_alone() -> None:
+    model = mn.models.SPDNet([N, 4], 2, norm=mn.nn.RiemannianBatchNorm.of(mn.AffineInvariant))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    text = mn.nn.explain(model, points(mn.AffineInvariant(N), 7, dtype=torch.float32))
+    assert "RiemannianBatchNorm on AffineInvariant" in text
+    assert "forward: " in text
+    assert "backward: " in text
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
