@@ -119,7 +119,7 @@ def whiten(a: Tensor, x: Tensor, name: str) -> tuple[Spectrum, Callable[[Tensor 
     spectrum = decompose(congruence(a, x), positive=True, name=name)
 
     def power(t: Tensor | float, k: Tensor | None) -> Tensor:
-        exponent = torch.as_tensor(t, device=x.device).to(spectrum.values.dtype)
+        exponent = torch.as_tensor(t, dtype=spectrum.values.dtype, device=x.device)
         exponent = exponent.expand(spectrum.values.shape[:-1])
         return call(_Dilate, x, a, spectrum.values, spectrum.vectors_h, exponent, k)
 

@@ -147,7 +147,7 @@ def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
     """
     batch = v.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
     total = w.unsqueeze(-1) + w.unsqueeze(-2)
-    kernel = k.divided(total.unsqueeze(-3), total.unsqueeze(-2))  # [j, i, l]
+    kernel = k.divided(total.unsqueeze(-1), total.unsqueeze(-2))  # [j, i, l]
     if batch > 0:
         g, v = g.flatten(0, batch - 1), v.flatten(0, batch - 1)
         # G_ij V_jl with j in front: G is Hermitian, so its row j is what stands there
