@@ -274,9 +274,9 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
     def mean_start(self, x: Tensor, weights: Tensor | None) -> Tensor:
         """Return the geometric mean of the arithmetic and the harmonic mean."""
         arithmetic = stats.weighted_mean(x, weights, 2)
-        precision = self._mean_inverse(x, weights)
-        harmonic = torch.cholesky_inverse(linalg.cholesky(precision, name="AffineInvariant mean"))
-        return self.geodesic(arithmetic, harmonic, 0.5)
+        # A # P^-1 = L (L^H P L)^-1/2 L^H for the arithmetic mean A = L L^H and the mean P of the inverses
+        factor = linalg.cholesky(arithmetic, name="AffineInvariant mean")
+        return linalg.whiten(factor.mH, self._mean_inverse(x, weights), "AffineInvariant mean")[1](-0.5, factor)
 
     def _mean_inverse(self, x: Tensor, weights: Any) -> Tensor:
         # a ridge of rounding size keeps semi-definite samples harmless: this is only a starting point
