@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -268,3 +269,13 @@ def test_large_incoming_gradients_do_not_overflow(m: Any) -> None:
         y = mn.nn.GyroBatchNorm(m, dtype=F64)(leaf)
         (1e6 * m.gyroadd(m.origin(dtype=F64), y)).sum().backward()
         assert leaf.grad is not None and bool(leaf.grad.isfinite().all())
+
+
+def test_injectivity_radius_of_a_signed_curvature() -> None:
+    assert mn.Stereographic(3, 0.25).injectivity_radius == pytest.approx(2 * math.pi)
+    assert mn.Stereographic(3, -0.25).injectivity_radius == math.inf
+    for k, radius in ((0.25, 2 * math.pi), (0.0, math.inf), (-0.25, math.inf)):
+        curvature = torch.tensor(k, dtype=F64, requires_grad=True)
+        found = mn.Stereographic(3, curvature).injectivity_radius
+        assert float(found.detach()) == pytest.approx(radius)
+        assert bool(torch.autograd.grad(found, curvature)[0].isfinite())

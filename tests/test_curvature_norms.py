@@ -11,26 +11,11 @@ from torch import Tensor
 
 import manifoldnorm as mn
 from manifoldnorm.stats import Exact, Karcher, Midpoint, Newton, mean_residual
-from manifoldnorm.testing import laws_of, laws_of_norm, run_laws
-from manifoldnorm.testing.catalogue_curvature import MANIFOLDS, NORMS
 
 F32, F64 = torch.float32, torch.float64
 MODELS: list[Any] = [mn.PoincareBall(3), mn.Lorentz(3), mn.Klein(3), mn.Sphere(3), mn.ProjectedSphere(3)]
 every = pytest.mark.parametrize("m", MODELS, ids=repr)
 both = pytest.mark.parametrize("dtype", [F32, F64], ids=str)
-
-
-@both
-@pytest.mark.parametrize("name", MANIFOLDS)
-def test_laws_of_the_manifolds(name: str, dtype: torch.dtype) -> None:
-    run_laws(laws_of(MANIFOLDS[name](), dtype=dtype, name=name)).assert_ok()
-
-
-@both
-@pytest.mark.parametrize("name", NORMS)
-def test_laws_of_the_norms(name: str, dtype: torch.dtype) -> None:
-    make, symmetries = NORMS[name]
-    run_laws(laws_of_norm(make, symmetries=symmetries, dtype=dtype, name=name)).assert_ok()
 
 
 # ---- degenerate batches

@@ -12,14 +12,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import manifoldnorm as mn
-from manifoldnorm.testing import laws_of, run_laws
 
 F64 = torch.float64
 SIZES = [(6, 2), (5, 3), (3, 1), (4, 3)]
-
-# these compare frames where points are meant, or take a frame's turn for curvature: see the projector tests below
-FRAMES = {"exp_log", "constant_speed", "gyro_overrides", "transport_is_parallel", "origin_transport_is_parallel"}
-BY_ORIGIN = {"newton_hessian"}  # takes the coordinates of the mean's system for tangent vectors at the origin
 
 
 def points(m: mn.Grassmann, *batch: int, size: float = 0.5) -> Tensor:
@@ -35,20 +30,6 @@ def turned(x: Tensor) -> Tensor:
 
 def same(m: mn.Grassmann, x: Tensor, y: Tensor, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(m.to_projector(x), m.to_projector(y), atol=tolerance, rtol=0)
-
-
-@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize(("n", "p"), SIZES)
-def test_laws(n: int, p: int, dtype: torch.dtype) -> None:
-    """The means' laws that need samples within the convexity ball are in test_grassmann_norms."""
-    laws = [law for law in laws_of(mn.Grassmann(n, p), dtype=dtype) if law.name not in FRAMES | BY_ORIGIN]
-    far = {"mean_is_stationary", "mean_gradient", "policies_agree", "default_mean", "karcher_converges"}
-    report = run_laws([law for law in laws if law.name not in far])
-    report.assert_ok()
-    assert {o.law for o in report.absent} == {
-        "injectivity",
-        *(o.law for o in report.absent if o.law.startswith("group")),
-    }
 
 
 @pytest.mark.parametrize(("n", "p"), SIZES)

@@ -15,7 +15,7 @@ from manifoldnorm.testing import (
     triangular_congruence,
     units,
 )
-from manifoldnorm.testing.catalogue_spd import NORMS
+from manifoldnorm.testing.catalogue import NORMS
 
 # the crosses of the table in the documentation
 NOT = [

@@ -13,10 +13,9 @@ from torch.autograd import gradcheck, gradgradcheck
 import manifoldnorm as mn
 from manifoldnorm.nn import GyroBatchNorm, LieBatchNorm, RiemannianBatchNorm, published
 from manifoldnorm.stats import Exact
-from manifoldnorm.testing import check_norm, laws_of, run_laws
+from manifoldnorm.testing import check_norm
 
 F64 = torch.float64
-BY_ORIGIN = {"newton_hessian"}  # takes the coordinates of the mean's system for tangent vectors at the origin
 
 
 def skew(m: Tensor) -> Tensor:
@@ -31,19 +30,6 @@ def rotation_about(axis: Tensor, angle: float) -> Tensor:
     axis = axis / axis.norm()
     k = torch.linalg.cross(axis.expand(3, 3), torch.eye(3, dtype=F64)).mT
     return torch.eye(3, dtype=F64) + math.sin(angle) * k + (1 - math.cos(angle)) * k @ k
-
-
-@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize(
-    "m", [mn.Rotations(2), mn.Rotations(3), mn.Rotations(3, right=True), mn.Rotations(5)], ids=repr
-)
-def test_laws(m: mn.Rotations, dtype: torch.dtype) -> None:
-    report = run_laws([law for law in laws_of(m, dtype=dtype) if law.name not in BY_ORIGIN])
-    report.assert_ok()
-    assert {o.law for o in report.absent} == {
-        "injectivity",
-        *(o.law for o in report.absent if o.law.startswith("gyro")),
-    }
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
@@ -199,19 +185,8 @@ def test_projection_keeps_the_determinant() -> None:
 # ---- norms
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        lambda: LieBatchNorm(mn.Rotations(3), channels=2, dtype=F64),
-        lambda: LieBatchNorm(mn.Rotations(3, right=True), dtype=F64),
-        lambda: LieBatchNorm(mn.Rotations(5), dtype=F64),
-        lambda: RiemannianBatchNorm(mn.Rotations(3), dtype=F64),
-        lambda: RiemannianBatchNorm(mn.Rotations(4), route="direct", dtype=F64),
-    ],
-    ids=["left", "right", "five", "transport", "direct"],
-)
-def test_norm_laws(layer: object) -> None:
-    check_norm(layer).assert_ok()  # type: ignore[arg-type]
+def test_norm_laws_of_the_direct_route() -> None:
+    check_norm(RiemannianBatchNorm(mn.Rotations(4), route="direct", dtype=F64)).assert_ok()
 
 
 @pytest.mark.slow

@@ -129,6 +129,11 @@ class Product(ProductMeans, ProductStructures, Manifold):
         parts = zip(self.factors, self.split(p), strict=True)
         return self.merge(*(f.random_tangent(part, generator) for f, part in parts))
 
+    def canonical(self, x: Tensor) -> Tensor:
+        """Return what tells the factors' points apart, flattened and concatenated."""
+        parts = zip(self.factors, self.split(x), strict=True)
+        return torch.cat([f.canonical(part).reshape(*x.shape[:-1], -1) for f, part in parts], -1)
+
     def project(self, x: Tensor) -> Tensor:
         """Return the factors' projections."""
         return self._merged("project", x)
@@ -216,6 +221,14 @@ class Product(ProductMeans, ProductStructures, Manifold):
         target = self.origin(dtype=v.dtype, device=v.device) if p is None else p
         fraction = self.injective_fraction(target, self.from_origin(target, v)) if self._bounded else None
         return self._merged("shoot", p, v if fraction is None else spread(fraction, 1) * v)
+
+    @property
+    def injectivity_radius(self) -> float | Tensor:
+        """The smallest of the factors'."""
+        radii = [factor.injectivity_radius for factor in self.factors]
+        learned = [r for r in radii if isinstance(r, Tensor)]
+        known = min((r for r in radii if not isinstance(r, Tensor)), default=math.inf)
+        return torch.stack(learned).amin().clamp_max(known) if learned else known
 
     @property
     def _bounded(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -198,6 +199,16 @@ class Pullback(Manifold):
     def shoot(self, p: Tensor | None, v: Tensor) -> Tensor:
         """Return the preimage of the base's."""
         return self.chart.inverse(self.base.shoot(None if p is None else self.chart(p), self.base_tangent(v)))
+
+    @property
+    def injectivity_radius(self) -> float | Tensor:
+        """The base's, at the metric's scale."""
+        radius = self.base.injectivity_radius
+        return radius if radius == math.inf else self.scale**0.5 * radius
+
+    def canonical(self, x: Tensor) -> Tensor:
+        """Return what tells the images apart in the base."""
+        return self.base.canonical(self.chart(x))
 
     def injective_fraction(self, p: Tensor, v: Tensor) -> Tensor | None:
         """Return the base's."""

@@ -65,6 +65,15 @@ class Stereographic(ConformalManifold):
     def _sign(self) -> int | None:
         return self.fixed_sign or super()._sign
 
+    @property
+    def injectivity_radius(self) -> float | Tensor:
+        """The distance of antipodes, infinite where there are none."""
+        k = self.curvature
+        if isinstance(k, Tensor):
+            positive = k > 0
+            return torch.where(positive, math.pi * torch.where(positive, k, 1.0).rsqrt(), math.inf)
+        return math.pi / k**0.5 if k > 0 else math.inf
+
     def origin(self, *batch: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         """Return zeros."""
         return torch.zeros(*batch, self.d, dtype=dtype, device=device)
@@ -174,11 +183,6 @@ class ProjectedSphere(Stereographic):
 
     def __init__(self, d: int, curvature: float | Tensor = 1.0) -> None:
         super().__init__(d, curvature)
-
-    @property
-    def injectivity_radius(self) -> float | Tensor:
-        """The distance of antipodes."""
-        return math.pi / self.curvature**0.5
 
     def to_sphere(self, x: Tensor) -> Tensor:
         """Return points on the `Sphere` of the same curvature."""

@@ -86,6 +86,8 @@ class Stiefel(Manifold):
     True
     """
 
+    injectivity_radius = 2.0  # up to where `log` is sure to arrive; that of the geometry is pi
+
     def __init__(self, n: int, p: int, *, field: str = "real") -> None:
         check_field("Stiefel", field)
         if not 1 <= p <= n:

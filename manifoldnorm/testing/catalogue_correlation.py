@@ -17,11 +17,14 @@ from manifoldnorm.manifolds import (
     CorrelationOffLog,
     CorrelationPolyHyperbolic,
     Euclidean,
+    Grassmann,
     LogEuclidean,
     Manifold,
     PoincareBall,
     PowerDeformed,
     Product,
+    Rotations,
+    Sphere,
 )
 from manifoldnorm.testing.actions import Symmetry, equivariant, group_translation, invariant, permutation
 
@@ -43,6 +46,7 @@ MANIFOLDS: dict[str, Callable[[], Manifold]] = {
     "CorrelationPolyHyperbolic": lambda: CorrelationPolyHyperbolic(N),
     "Product-flat": lambda: Product(CorrelationOffLog(3), Euclidean(2), Euclidean()),
     "Product-curved": _curved,
+    "Product-compact": lambda: Product(Sphere(2), Grassmann(3, 1), Rotations(2)),
     "Product-Bures": lambda: Product(BuresWasserstein(2), AffineInvariant(2)),
     "Product-complex": lambda: Product(AffineInvariant(2, field="complex"), LogEuclidean(2, field="complex")),
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from manifoldnorm.manifolds import Manifold
 from manifoldnorm.testing import (
+    laws_domains,
     laws_groups,
     laws_means,
     laws_metric,
@@ -25,7 +26,9 @@ from manifoldnorm.testing.cases import ManifoldCase
 from manifoldnorm.testing.laws import Law, LawFunction, Report, run_laws
 from manifoldnorm.testing.norm_cases import NormCase
 
-MANIFOLD_LAWS: tuple[LawFunction, ...] = laws_metric.METRIC_LAWS + laws_values.VALUE_LAWS + laws_means.MEAN_LAWS
+MANIFOLD_LAWS: tuple[LawFunction, ...] = (
+    laws_metric.METRIC_LAWS + laws_values.VALUE_LAWS + laws_domains.DOMAIN_LAWS + laws_means.MEAN_LAWS
+)
 LIE_LAWS: tuple[LawFunction, ...] = laws_groups.LIE_LAWS
 GYRO_LAWS: tuple[LawFunction, ...] = laws_groups.GYRO_LAWS
 NORM_LAWS: tuple[LawFunction, ...] = (

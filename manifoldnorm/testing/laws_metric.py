@@ -213,7 +213,7 @@ def projection(case: ManifoldCase) -> float:
 
 def violation_notices(case: ManifoldCase) -> float:
     """An ambient array off the manifold has a positive violation, where there is such an array."""
-    x = case.ambient(case.points())
+    x = 10 * case.ambient(case.points())
     moved = (case.manifold.project(x) - x).abs().reshape(len(x), -1).amax(-1) > 0.1
     if not bool(moved.any()):
         raise NotImplementedError("every ambient array is a point")
