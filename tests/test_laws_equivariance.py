@@ -35,6 +35,10 @@ NOT = [
     ("Lie-CholeskyRightInvariant", Symmetry(triangular_congruence, equivariant)),
     ("BuresWasserstein", Symmetry(triangular_congruence, equivariant)),
     ("BuresWasserstein", Symmetry(units, invariant)),
+    ("Lie-CorrelationEuclideanCholesky", Symmetry(permutation, equivariant)),
+    ("Lie-CorrelationLogEuclideanCholesky", Symmetry(permutation, equivariant)),
+    ("Gyro-CorrelationPolyHyperbolic", Symmetry(permutation, equivariant)),
+    ("Riemannian-Rotations", Symmetry(group_translation, invariant)),
 ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from manifoldnorm.testing.catalogue import MANIFOLDS, NORMS
+from manifoldnorm.testing.faults_geometries import GEOMETRY_FAULTS
 from manifoldnorm.testing.mutants import all_mutants, run_mutants
+from manifoldnorm.testing.tolerances import TOLERANCES
 
 
 def test_enough_mutants() -> None:
@@ -11,6 +13,11 @@ def test_enough_mutants() -> None:
     assert len({m.name for m in mutants}) == len(mutants)
     assert sum(not m.undetectable for m in mutants) >= 20
     assert all(m.subject in MANIFOLDS or m.subject in NORMS for m in mutants)
+
+
+def test_faults_of_the_geometries_name_their_laws() -> None:
+    assert len(GEOMETRY_FAULTS) >= 25
+    assert all(m.undetectable or m.law.split("[")[0] in TOLERANCES for m in GEOMETRY_FAULTS)
 
 
 def test_kill_rate() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from manifoldnorm import nn as layers
 from manifoldnorm.manifolds import Grassmann, Manifold, Rotations, Stiefel
-from manifoldnorm.testing.actions import Symmetry, group_translation, invariant
+from manifoldnorm.testing.actions import Action, Symmetry, equivariant, group_translation, invariant
+from manifoldnorm.testing.cases import ManifoldCase
 
 
 class NearStiefel(Stiefel):
@@ -43,15 +44,42 @@ MANIFOLDS: dict[str, Callable[[], Manifold]] = {
     "Stiefel-complex": lambda: NearStiefel(4, 2, field="complex"),
 }
 
+
+def _orthogonal(case: ManifoldCase, n: int) -> Tensor:
+    return case.cast(torch.linalg.qr(case.noise(n, n))[0])
+
+
+def frames(case: ManifoldCase) -> Action:
+    """Another frame of the same subspace."""
+    turn = _orthogonal(case, case.manifold.point_shape[1])
+    return lambda x: x @ turn
+
+
+def turn_about_origin(case: ManifoldCase) -> Action:
+    """Rotation of the space that leaves the origin, and the frames nearest to it, in place."""
+    n, p = case.manifold.point_shape
+    turn = _orthogonal(case, p)
+    whole = torch.block_diag(turn, _orthogonal(case, n - p))
+    return lambda x: whole @ x @ turn.mT
+
+
+def conjugation(case: ManifoldCase) -> Action:
+    """Other axes."""
+    turn = _orthogonal(case, case.manifold.point_shape[0])
+    return lambda x: turn @ x @ turn.mT
+
+
 _F64 = torch.float64
+_SPAN = (Symmetry(frames, invariant), Symmetry(turn_about_origin, equivariant))
+_AXES = (Symmetry(conjugation, equivariant),)
 _GROUP = (Symmetry(group_translation, invariant),)
 R, L, G = layers.RiemannianBatchNorm, layers.LieBatchNorm, layers.GyroBatchNorm
 
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[Symmetry, ...]]] = {
-    "Gyro-Grassmann": (lambda: G(Grassmann(6, 2), dtype=_F64), ()),
-    "Riemannian-Grassmann-direct": (lambda: R(Grassmann(5, 3), route="direct", channels=2, dtype=_F64), ()),
-    "Lie-Rotations": (lambda: L(Rotations(3), channels=2, dtype=_F64), _GROUP),
-    "Lie-Rotations-right": (lambda: L(Rotations(3, right=True), bias="manifold", dtype=_F64), _GROUP),
-    "Lie-Rotations-5": (lambda: L(Rotations(5), dtype=_F64), _GROUP),
-    "Riemannian-Rotations": (lambda: R(Rotations(3), dtype=_F64), ()),
+    "Gyro-Grassmann": (lambda: G(Grassmann(6, 2), dtype=_F64), _SPAN),
+    "Riemannian-Grassmann-direct": (lambda: R(Grassmann(5, 3), route="direct", channels=2, dtype=_F64), _SPAN),
+    "Lie-Rotations": (lambda: L(Rotations(3), channels=2, dtype=_F64), (*_AXES, *_GROUP)),
+    "Lie-Rotations-right": (lambda: L(Rotations(3, right=True), bias="manifold", dtype=_F64), (*_AXES, *_GROUP)),
+    "Lie-Rotations-5": (lambda: L(Rotations(5), dtype=_F64), (*_AXES, *_GROUP)),
+    "Riemannian-Rotations": (lambda: R(Rotations(3), dtype=_F64), _AXES),
 }

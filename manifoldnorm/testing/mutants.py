@@ -54,6 +54,8 @@ class Mutant:
         Why no law can see it: it computes the same function, or a consistent geometry at another scale; else empty.
     dtype : torch.dtype
         The precision in which it shows.
+    law : str
+        The law that has to notice, default any.
     """
 
     name: str
@@ -62,13 +64,16 @@ class Mutant:
     change: Change
     undetectable: str = ""
     dtype: torch.dtype = torch.float64
+    law: str = ""
 
     def laws(self) -> list[Law]:
-        """Return the laws of the subject; built inside the change, so that constructors are mutated too."""
+        """Return the laws that may notice; built inside the change, so that constructors are mutated too."""
         if self.subject in MANIFOLDS:
-            return laws_of(MANIFOLDS[self.subject](), name=self.subject, dtype=self.dtype)
-        make, symmetries = NORMS[self.subject]
-        return laws_of_norm(make, symmetries=symmetries, name=self.subject, dtype=self.dtype)
+            laws = laws_of(MANIFOLDS[self.subject](), name=self.subject, dtype=self.dtype)
+        else:
+            make, symmetries = NORMS[self.subject]
+            laws = laws_of_norm(make, symmetries=symmetries, name=self.subject, dtype=self.dtype)
+        return [law for law in laws if self.law in ("", law.name)]
 
     def killer(self, seed: int = 0) -> Outcome | None:
         """Return the outcome of the first law that fails under the fault, None if all hold.
@@ -123,13 +128,14 @@ class MutationReport:
 
 def all_mutants() -> tuple[Mutant, ...]:
     """Return every mutant: faults of geometries, of decompositions and means, and of layers."""
+    from manifoldnorm.testing.faults_geometries import GEOMETRY_FAULTS
     from manifoldnorm.testing.faults_layers import LAYER_FAULTS
     from manifoldnorm.testing.faults_manifolds import MANIFOLD_FAULTS
     from manifoldnorm.testing.faults_numerics import NUMERICS_FAULTS
     from manifoldnorm.testing.faults_statistics import STATISTICS_FAULTS
     from manifoldnorm.testing.faults_structures import STRUCTURE_FAULTS
 
-    return MANIFOLD_FAULTS + STRUCTURE_FAULTS + NUMERICS_FAULTS + LAYER_FAULTS + STATISTICS_FAULTS
+    return MANIFOLD_FAULTS + GEOMETRY_FAULTS + STRUCTURE_FAULTS + NUMERICS_FAULTS + LAYER_FAULTS + STATISTICS_FAULTS
 
 
 def run_mutants(mutants: Sequence[Mutant] | None = None, *, seed: int = 0, names: Sequence[str] = ()) -> MutationReport:
