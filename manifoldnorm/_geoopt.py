@@ -7,6 +7,7 @@ import functools
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from manifoldnorm.manifolds import (
@@ -181,6 +182,28 @@ def from_geoopt(manifold: Any, *sizes: int) -> Manifold:
     if not sizes:
         raise TypeError(f"from_geoopt: {name} leaves its sizes open; pass them: from_geoopt(manifold, 20).")
     return equivalent(manifold, *sizes)
+
+
+@functools.cache
+def optimizer(name: str) -> Any:
+    """Return one of geoopt's optimizers; those with momentum start at rest.
+
+    Geoopt starts the momentum with the Euclidean gradient, which is no tangent vector: near the boundary of the
+    Poincare ball the first step would leave for infinity.
+    """
+    theirs = getattr(_geoopt().optim, name)
+    if "SGD" not in name:
+        return theirs
+
+    def step(self: Any, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"] if group["momentum"] > 0 else ():
+                if "momentum_buffer" not in self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.data)
+        return theirs.step(self, closure)
+
+    members = {"step": step, "__doc__": theirs.__doc__, "__module__": "manifoldnorm.optim"}
+    return type(name, (theirs,), members)
 
 
 def geoopt_attribute(name: str) -> Any:

@@ -1,6 +1,17 @@
 """Bridge to geoopt's Riemannian optimizers.
 
-`ManifoldParameter(data, manifold)` takes a geometry of this package; `RiemannianAdam` and `RiemannianSGD` are geoopt's.
+`ManifoldParameter(data, manifold)` takes a geometry of this package; `RiemannianAdam`, `RiemannianSGD` and their sparse
+siblings are geoopt's, except that momentum starts at rest. The sparse ones train embeddings on manifolds of vectors:
+
+>>> import torch, manifoldnorm as mn
+>>> table = torch.nn.Embedding(1000, 5, sparse=True)
+>>> ball = mn.PoincareBall(5)
+>>> table.weight = mn.optim.ManifoldParameter(1e-3 * torch.randn(1000, 5), ball)
+>>> search = mn.optim.SparseRiemannianAdam(table.parameters(), lr=1e-2)
+>>> ball.squared_dist(*table(torch.tensor([3, 7]))).backward()
+>>> search.step()  # only the two rows are read and written
+
+(Geoopt's ``amsgrad=True`` takes the root of its running maximum in place and stalls: leave it off.)
 """
 
 from __future__ import annotations
@@ -14,12 +25,12 @@ from manifoldnorm._geoopt import from_geoopt, to_geoopt
 from manifoldnorm.manifolds import Manifold
 
 _TORCH_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-_FROM_GEOOPT = {"RiemannianAdam", "RiemannianSGD"}
+_FROM_GEOOPT = {"RiemannianAdam", "RiemannianSGD", "SparseRiemannianAdam", "SparseRiemannianSGD"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FROM_GEOOPT:
-        return getattr(_geoopt.geoopt_attribute("optim"), name)
+        return _geoopt.optimizer(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -87,6 +98,8 @@ __all__ = [
     "ManifoldParameter",
     "RiemannianAdam",
     "RiemannianSGD",
+    "SparseRiemannianAdam",
+    "SparseRiemannianSGD",
     "from_geoopt",
     "no_decay_groups",
     "to_geoopt",

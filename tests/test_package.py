@@ -173,7 +173,10 @@ PUBLIC = {
     "stats": "Exact Newton Karcher FixedPoint Midpoint frechet_mean frechet_variance",
     "linalg": "eigh logm expm sqrtm inv_sqrtm powm clamp_eig sqrtm_inv_sqrtm lyapunov precision cholesky",
     "models": "SPDNet",
-    "optim": "ManifoldParameter RiemannianAdam RiemannianSGD from_geoopt to_geoopt no_decay_groups",
+    "optim": (
+        "ManifoldParameter RiemannianAdam RiemannianSGD SparseRiemannianAdam SparseRiemannianSGD "
+        "from_geoopt to_geoopt no_decay_groups"
+    ),
     "datasets": "emg_gestures radar mamem_ssvep load_npz load_folder",
     "testing": "check_manifold check_lie_group check_gyrogroup check_norm mutants",
 }
