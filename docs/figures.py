@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import figures_curvature
+import figures_families
 import figures_orthogonal
 import torch
 from matplotlib.collections import EllipseCollection
@@ -28,6 +29,8 @@ def ends():
 
 def geometries():
     """The geometries by the name of their page."""
+    charts = mn.manifolds
+    precision = charts.LogCholeskyChart() @ charts.CholeskyInverse()
     metric = torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=torch.float64)
     return {
         "euclidean": mn.Euclidean(2, 2),
@@ -39,6 +42,7 @@ def geometries():
         "cholesky_right_invariant": mn.CholeskyRightInvariant(2),
         "adaptive_log_euclidean": mn.AdaptiveLogEuclidean(2, low=0.5, high=2.0),
         "power_deformed": mn.PowerDeformed(mn.AffineInvariant(2), 0.5),
+        "pullback": charts.Pullback(precision, charts.TriangularMatrices(2)),
     }
 
 
@@ -74,6 +78,7 @@ def draw_all(app=None):
     for name, manifold in geometries().items():
         draw(manifold, FOLDER / f"{name}.png")
     figures_curvature.draw_all(FOLDER)
+    figures_families.draw_all(FOLDER)
     figures_orthogonal.draw_all(FOLDER)
 
 
