@@ -55,17 +55,26 @@ def _packed(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.contiguous()
 
 
+def _operand(k: Tensor | None, like: Tensor) -> tuple[Tensor | None, bool]:
+    """Return one matrix as it is, and several (that broadcast against the batch) as one for each of the batch."""
+    if k is None or k.ndim == 2:
+        return _packed(k), False
+    return k.expand(like.shape).contiguous(), True
+
+
 def congruence(k: Tensor, x: Tensor) -> Tensor:
-    """Return ``K X K^T`` for one K and symmetric X (..., n, n)."""
+    """Return ``K X K^T`` for symmetric X (..., n, n) and K, one or several that broadcast against them."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    _run(_CONGRUENCE, x, (k.contiguous(), x), out)
+    operand, each = _operand(k, x)
+    _run(_CONGRUENCE, x, (operand, x), out, kind=int(each))
     return out
 
 
 def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None) -> Tensor:
-    """Return ``K U diag(values) U^T K^T`` for rows U^T (..., n, n) and one K (None: the identity)."""
+    """Return ``K U diag(values) U^T K^T`` for rows U^T (..., n, n) and one or several K (None: the identity)."""
     rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype)
-    _run(_REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, _packed(k)), out)
+    operand, each = _operand(k, rows)
+    _run(_REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, operand), out, kind=int(each))
     return out
 
 
@@ -83,7 +92,8 @@ def adjoint(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the adjoint of the derivative of ``X -> K f(A X A^T) K^T`` applied to G, with A X A^T = U diag(w) U^T.
 
-    Also the diagonals of ``U^T K^T G K U`` and, on demand, the gradient in K, ``2 sum sym(G) K U diag(f) U^T``. The
+    K and A are one or several matrices, None the identity. Also the diagonals of ``U^T K^T G K U`` and, on demand, the
+    gradient in a single K, ``2 sum sym(G) K U diag(f) U^T``. The
     ``values`` are f's auxiliary ones, where the caller has them.
     """
     assert f.native is not None
@@ -91,8 +101,9 @@ def adjoint(
     out, inner = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape[:-1], dtype=rows.dtype)
     grad_k = torch.empty(rows.shape[-2:], dtype=rows.dtype) if colour else None
     values = f.auxiliary(w, p) if values is None else values
-    inputs = (w.contiguous(), values.contiguous(), _packed(p), rows, g, _packed(k), _packed(a))
-    _run(_ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native)
+    (left, each_k), (right, each_a) = _operand(k, rows), _operand(a, rows)
+    inputs = (w.contiguous(), values.contiguous(), _packed(p), rows, g, left, right)
+    _run(_ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native + 16 * each_k + 32 * each_a)
     return out, inner, grad_k
 
 
@@ -148,6 +159,13 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
+def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the terms of `sum_of_kernels`, with a matrix S for each; S broadcasts against the rows."""
+    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype)
+    _run(_SUM_OF_KERNELS, rows, (s.expand(rows.shape).contiguous(), rows, weights.contiguous()), out, kind=1)
+    return out
+
+
 def sum_of_functions(values: Tensor, rows: Tensor) -> Tensor:
     """Return the sum over the batch of ``U diag(values) U^T`` for rows U^T (..., n, n)."""
     rows, out = rows.contiguous(), torch.empty(rows.shape[-2:], dtype=rows.dtype)
@@ -155,11 +173,14 @@ def sum_of_functions(values: Tensor, rows: Tensor) -> Tensor:
     return out
 
 
-def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float) -> tuple[Tensor, bool]:
-    """Return the sum of ``weights (X + ridge)^-1`` over the batch (N, n, n), and whether all were positive definite."""
-    x, out = x.contiguous(), torch.empty(x.shape[-2:], dtype=x.dtype)
+def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float, each: bool = False) -> tuple[Tensor, bool]:
+    """Return the sum of ``weights (X + ridge)^-1`` over the batch, and whether all were positive definite.
+
+    With ``each`` the terms (..., n, n) instead of their sum.
+    """
     record("cholesky", x)
+    x, out = x.contiguous(), torch.empty(x.shape if each else x.shape[-2:], dtype=x.dtype)
     parts = torch.stack([ridge, torch.as_tensor(weights, dtype=x.dtype).expand_as(ridge)], -1)
     failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
-    _run(_SUM_OF_INVERSES, x, (x, parts), failed, None, out)
+    _run(_SUM_OF_INVERSES, x, (x, parts), failed, out if each else None, None if each else out)
     return out, not bool(failed.any())

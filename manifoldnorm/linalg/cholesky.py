@@ -217,13 +217,13 @@ def exp_cholesky(y: Tensor) -> Tensor:
     return call(_ExpCholesky, _real_diagonal(y))[0]
 
 
-def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float) -> Tensor | None:
-    """Return ``sum_i w_i (X_i + r_i)^-1`` in working precision for X (N, n, n), without gradient.
+def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float, each: bool = False) -> Tensor | None:
+    """Return ``sum_i w_i (X_i + r_i)^-1`` in working precision for X (..., n, n), or its terms; without gradient.
 
     None where no compiled kernel does it, or a matrix is not positive definite: the caller knows what to say.
     """
     if torch.is_grad_enabled() or not _fused.usable(x, ridge):
         return None
     wide = working_dtype(x.dtype, widens(x))
-    total, positive = _fused.sum_of_inverses(x.to(wide), ridge.to(wide), weights)
+    total, positive = _fused.sum_of_inverses(x.to(wide), ridge.to(wide), weights, each)
     return total if positive else None

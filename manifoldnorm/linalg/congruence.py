@@ -13,7 +13,7 @@ from manifoldnorm.linalg._precision import symmetrize, without_autocast
 
 
 class _Congruence(Function):
-    """K X K^T by the fused kernel: dL/dX = K^T sym(G) K, dL/dK = sum (G + G^T) K X."""
+    """K X K^T by the fused kernel: dL/dX = K^T sym(G) K, dL/dK = sum (G + G^T) K X over what K is shared by."""
 
     @staticmethod
     def forward(k: Tensor, x: Tensor) -> Tensor:
@@ -28,16 +28,25 @@ class _Congruence(Function):
         k, x = ctx.saved_tensors
         grad_k = None
         if ctx.needs_input_grad[0]:
-            n = k.shape[-1]
-            grad_k = (g + g.mT).reshape(-1, n).mT @ (k @ x).reshape(-1, n)
+            grad_k = summed(g + g.mT, k @ x, k.ndim - 2)
         return grad_k, congruence(k.mT, symmetrize(g)) if ctx.needs_input_grad[1] else None
+
+
+def summed(left: Tensor, right: Tensor, groups: int) -> Tensor:
+    """Return ``sum left^H right`` over the batch dimensions before the last ``groups`` ones."""
+    n = left.shape[-1]
+    if groups == 0:
+        return left.reshape(-1, n).mH @ right.reshape(-1, n)
+    product = left.mH @ right
+    axes = tuple(range(product.ndim - 2 - groups))
+    return product.sum(axes) if axes else product  # the sum over no axes would be over all
 
 
 @without_autocast
 def congruence(k: Tensor, x: Tensor) -> Tensor:
     """Return ``K X K^H`` for a Hermitian ``x`` (N, ..., n, n) and ``k`` that broadcasts against it.
 
-    For a single ``k`` both products are large matrix multiplications instead of one small one per sample.
+    Without the compiled kernels a single ``k`` takes two large matrix multiplications instead of small ones per sample.
 
     Examples
     --------
@@ -47,10 +56,11 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
     tensor([[4., 0.],
             [0., 4.]])
     """
+    square = k.shape[-2:] == x.shape[-2:]
+    if square and 2 < x.ndim >= k.ndim and _fused.usable(x, k):
+        return call(_Congruence, k, x)
     if k.ndim == 2:
-        if x.ndim > 2 and k.shape == x.shape[-2:] and _fused.usable(x, k):
-            return call(_Congruence, k, x)
         half = x @ k.mH  # for Hermitian x its adjoint is K X
         product = half.mH @ k.mH
-        return symmetrize(product) if k.shape == x.shape[-2:] else product  # as the kernel, values and gradients
+        return symmetrize(product) if square else product  # as the kernel, values and gradients
     return k @ x @ k.mH

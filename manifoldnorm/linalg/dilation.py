@@ -14,18 +14,8 @@ from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._basis import HIGHER_ORDER, clamped, diagonal, no_derivative
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import symmetrize, without_autocast
-from manifoldnorm.linalg.congruence import congruence
+from manifoldnorm.linalg.congruence import congruence, summed
 from manifoldnorm.linalg.spectrum import Spectrum, decompose
-
-
-def _total(left: Tensor, right: Tensor, groups: int) -> Tensor:
-    """Return ``sum left^H right`` over the batch dimensions before the last ``groups`` ones."""
-    n = left.shape[-1]
-    if groups == 0:
-        return left.reshape(-1, n).mH @ right.reshape(-1, n)
-    product = left.mH @ right
-    axes = tuple(range(product.ndim - 2 - groups))
-    return product.sum(axes) if axes else product  # the sum over no axes would be over all
 
 
 class _Dilate(Function):
@@ -41,7 +31,7 @@ class _Dilate(Function):
     def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> Tensor:
         power = fn.POWER.value(clamped(x, w, fn.POWER), t)
         wide = None if k is None else k.to(uh.dtype)
-        if _shared(k) and _fused.usable(uh, power, wide):
+        if _fits(uh, k) and _fused.usable(uh, power, wide):
             return _fused.rebuild(power, uh, wide).to(x.dtype)
         rows = _coloured(uh, k)
         return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype)
@@ -62,11 +52,21 @@ class _Dilate(Function):
         w, g = clamped(x, w, fn.POWER), g.to(uh.dtype)
         grad_t = grad_k = grad_x = grad_a = None
         wide = [None if m is None else m.to(uh.dtype) for m in (k, a)]
-        if not needs_a and _shared(k) and _shared(a) and _fused.usable(uh, g, w, t, *wide):
-            grad_x, inner, grad_k = _fused.adjoint(fn.POWER, w, t, uh, g, *wide, colour=needs_k and k is not None)
+        colour = needs_k and k is not None
+        if _fits(uh, a) and _fits(uh, k) and _fused.usable(uh, g, w, t, *wide):
+            left, right = wide
+            outer = None if needs_a else right
+            single = colour and k.ndim == 2
+            grad_x, inner, grad_k = _fused.adjoint(fn.POWER, w, t, uh, g, left, outer, colour=single)
+            if colour and not single:
+                power = _fused.rebuild(fn.POWER.value(w, t), uh)
+                grad_k = 2 * summed(symmetrize(g), left @ power, k.ndim - 2)
+            if needs_a:  # the gradient in A X A^H is wanted, too
+                grad_a = done(2 * summed(grad_x, right @ x.to(uh.dtype), a.ndim - 2)).to(a.dtype)
+                grad_x = _fused.congruence(right.mT, grad_x)
             grad_t = done((inner * fn.POWER_LOG.value(w, t)).sum(-1)) if needs_t else None
             grad_k = None if grad_k is None else done(grad_k.to(k.dtype))
-            return done(grad_x.to(x.dtype)), None, None, None, grad_t, grad_k
+            return done(grad_x.to(x.dtype)), grad_a, None, None, grad_t, grad_k
         rows = _coloured(uh, k)
         half = rows @ symmetrize(g)
         inner = half @ rows.mH
@@ -74,7 +74,7 @@ class _Dilate(Function):
             grad_t = done((diagonal(inner) * fn.POWER_LOG.value(w, t)).sum(-1))
         if needs_k and k is not None:
             weighted = half * fn.POWER.value(w, t).unsqueeze(-1)
-            grad_k = done(2 * _total(weighted, uh, k.ndim - 2)).to(k.dtype)
+            grad_k = done(2 * summed(weighted, uh, k.ndim - 2)).to(k.dtype)
         if needs_x or needs_a:
             inner = inner.mul_(fn.POWER.divided(w, t))
         if needs_x:
@@ -82,12 +82,13 @@ class _Dilate(Function):
             grad_x = done((rows.mH @ inner @ rows).to(x.dtype))
         if needs_a:
             moved = uh.mH @ inner @ uh
-            grad_a = done(2 * _total(moved.mH, a.to(uh.dtype) @ x.to(uh.dtype), a.ndim - 2)).to(a.dtype)
+            grad_a = done(2 * summed(moved.mH, a.to(uh.dtype) @ x.to(uh.dtype), a.ndim - 2)).to(a.dtype)
         return grad_x, grad_a, None, None, grad_t, grad_k
 
 
-def _shared(m: Tensor | None) -> bool:
-    return m is None or m.ndim == 2
+def _fits(uh: Tensor, m: Tensor | None) -> bool:
+    """Return whether a matrix, or several, broadcast against the batch and not beyond it."""
+    return m is None or 2 <= m.ndim <= uh.ndim
 
 
 def _coloured(uh: Tensor, k: Tensor | None) -> Tensor:

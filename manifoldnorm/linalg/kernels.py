@@ -204,6 +204,13 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return stacked.mH @ ((weights * rotated) @ rows).reshape(stacked.shape)
 
 
+def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the terms of `sum_of_kernels`, with Hermitian matrices S that broadcast against them, without gradient."""
+    if _fused.usable(rows, s, weights):
+        return _fused.each_kernel(s, rows, weights)
+    return rows.mH @ (weights * (rows @ s @ rows.mH)) @ rows
+
+
 def hyperbolic_weights(log: Tensor) -> Tensor:
     """Return ``d coth d`` with ``d_ij = (l_i - l_j) / 2`` for every row of logarithms (..., n), without gradient.
 

@@ -281,10 +281,11 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
     def _mean_inverse(self, x: Tensor, weights: Any) -> Tensor:
         # a ridge of rounding size keeps semi-definite samples harmless: this is only a starting point
         ridge = linalg.INDEFINITE_TOL * torch.finfo(x.dtype).eps * _trace(x)
-        if x.ndim == 3 and (weights is None or isinstance(weights, Tensor)):
-            total = linalg.sum_of_inverses(x, ridge, 1 / x.shape[0] if weights is None else weights)
-            if total is not None:
-                return total.to(x.dtype)
+        together = x.ndim == 3 and (weights is None or isinstance(weights, Tensor))
+        share = (1 / x.shape[0] if weights is None else weights) if together else 1.0
+        found = linalg.sum_of_inverses(x, ridge, share, each=not together)
+        if found is not None:
+            return (found if together else stats.weighted_mean(found, weights, 2)).to(x.dtype)
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         factor = linalg.cholesky(x + ridge[..., None, None] * eye, name="AffineInvariant mean")
         return stats.weighted_mean(torch.cholesky_inverse(factor), weights, 2)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from manifoldnorm.linalg import _fused
@@ -83,7 +84,7 @@ def watch() -> Iterator[list[str]]:
 
 def took(layer: Any, path: str) -> None:
     """Note the path, where somebody watches."""
-    seen = _watched.get()
+    seen = None if torch.compiler.is_compiling() else _watched.get()
     if seen is not None:
         seen.append(f"{type(layer).__name__} on {layer.manifold}: {path}")
 
@@ -103,7 +104,9 @@ def plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) ->
 
     Only exact types: a subclass may have changed any of the steps.
     """
-    choose = None if _template.get() else _PLANS.get(type(base))
+    if torch.compiler.is_compiling() or _template.get():
+        return None
+    choose = _PLANS.get(type(base))
     if choose is None or not vars(type(layer)).get("fuses") or type(layer.statistics) is not Batch:
         return None
     return None if isinstance(metric_scale, Tensor) else choose(layer, base, y, metric_scale)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg._call import call
-from manifoldnorm.linalg.kernels import sum_of_kernels
+from manifoldnorm.linalg.kernels import each_kernel, sum_of_kernels
 from manifoldnorm.stats.conjugate import conjugate_gradients
 from manifoldnorm.stats.reduction import Reduction, gather, total
 from manifoldnorm.stats.weights import Weights
@@ -95,8 +95,7 @@ def _mean_of_kernels(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None) -> 
     """Return K[s]."""
     if uh.ndim == 3 and index is None:
         return sum_of_kernels(s, uh, k)
-    rotated = uh @ gather(s, index) @ uh.mH
-    return total(uh.mH @ (k * rotated) @ uh, index, s)
+    return total(each_kernel(gather(s, index), uh, k), index, s)
 
 
 def _matvec(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None) -> Tensor:

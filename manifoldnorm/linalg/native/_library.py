@@ -12,7 +12,7 @@ from torch import Tensor
 PATH = Path(__file__).with_name("_kernels.native.so")  # setup.py names it
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
-_INTERFACE = 2  # mn_interface() of a library that these functions can call
+_INTERFACE = 3  # mn_interface() of a library that these functions can call
 _KINDS = {
     (torch.float64, torch.float64): 0,
     (torch.float32, torch.float32): 1,

@@ -90,10 +90,11 @@ template <class V> static void solve_transposed(const V* factor, V* x, int n) {
     }
 }
 
-// The sum over the batch of weights (X + ridge)^-1 and which matrices have no factor; ridges and weights are in `parts`.
+// The sum over the batch of weights (X + ridge)^-1, or with `each` these terms, and which matrices have no factor;
+// ridges and weights are in `parts`.
 template <class T>
-static void sum_of_inverses(const T* x, const T* parts, uint8_t* failed, int64_t begin, int64_t end, int64_t batch,
-                            int n, typename Simd<T>::V* memory, T* out) {
+static void sum_of_inverses(const T* x, const T* parts, uint8_t* failed, T* each, int64_t begin, int64_t end,
+                            int64_t batch, int n, typename Simd<T>::V* memory, T* out) {
     using V = typename Simd<T>::V;
     const int64_t size = static_cast<int64_t>(n) * n;
     V *factor = memory, *inverse = factor + size, *result = inverse + size, *sum = result + size, *part = sum + size;
@@ -109,9 +110,12 @@ static void sum_of_inverses(const T* x, const T* parts, uint8_t* failed, int64_t
         solve_transposed(factor, inverse, n);
         product(plain(inverse, n), transposed(inverse, n), result, n, true);
         for (int64_t i = 0; i < size; ++i) result[i] *= part[1];
-        add_lanes<T>(result, size, batch - first, sum);
+        if (each)
+            store<T>(result, first, batch, size, each);
+        else
+            add_lanes<T>(result, size, batch - first, sum);
     }
-    total<T>(sum, size, T(1), out);
+    if (!each) total<T>(sum, size, T(1), out);
 }
 
 // The gradient in X of the factor (`chart` false) or of the chart: L^-T half(L^T g) L^-1, symmetrised.

@@ -18,10 +18,13 @@ template <class T> static void fused(const mn::Fused& call, int64_t begin, int64
     const int n = call.n;
     const int64_t batch = call.batch;
     switch (call.operation) {
-        case mn::kCongruence: return congruence<T>(in(0), in(1), out(0), begin, end, batch, n, space);
-        case mn::kRebuild: return rebuild<T>(in(0), in(1), in(2), out(0), begin, end, batch, n, space);
+        case mn::kCongruence:
+            return congruence<T>({in(0), call.kind == 1}, in(1), out(0), begin, end, batch, n, space);
+        case mn::kRebuild:
+            return rebuild<T>(in(0), in(1), {in(2), call.kind == 1}, out(0), begin, end, batch, n, space);
         case mn::kAdjoint: {
-            const Adjoint<T> what{call.kind, in(0), in(1), in(2), in(3), in(4), in(5), in(6), out(0), out(1)};
+            const Operand<T> k{in(5), (call.kind & mn::kEachK) != 0}, a{in(6), (call.kind & mn::kEachA) != 0};
+            const Adjoint<T> what{call.kind & mn::kFunction, in(0), in(1), in(2), in(3), in(4), k, a, out(0), out(1)};
             return adjoint<T>(what, begin, end, batch, n, space, static_cast<T*>(partial));
         }
         case mn::kCholesky: {
@@ -34,12 +37,14 @@ template <class T> static void fused(const mn::Fused& call, int64_t begin, int64
         case mn::kFromChartAdjoint: return from_chart_adjoint<T>(in(0), in(1), out(0), begin, end, batch, n, space);
         case mn::kHyperbolicWeights: return hyperbolic_weights<T>(in(0), out(0), begin, end, batch, n, space);
         case mn::kSumOfKernels:
-            return sum_of_kernels<T>(in(0), in(1), in(2), begin, end, batch, n, space, static_cast<T*>(partial));
+            return sum_of_kernels<T>({in(0), call.kind == 1}, in(1), in(2), out(0), begin, end, batch, n, space,
+                                     static_cast<T*>(partial));
         case mn::kSumOfFunctions:
             return sum_of_functions<T>(in(0), in(1), begin, end, batch, n, space, static_cast<T*>(partial));
         case mn::kSumOfInverses: {
             auto* const failed = static_cast<uint8_t*>(call.out[0]);
-            return sum_of_inverses<T>(in(0), in(1), failed, begin, end, batch, n, space, static_cast<T*>(partial));
+            return sum_of_inverses<T>(in(0), in(1), failed, out(1), begin, end, batch, n, space,
+                                      static_cast<T*>(partial));
         }
         case mn::kSandwich: return sandwich<T>(in(0), in(1), in(2), in(3), out(0), begin, end, batch, n, space);
     }

@@ -21,6 +21,9 @@ enum Operation : int {
     kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kOperations
 };
 
+// The kind of kAdjoint: the function, and whether K and A are one matrix for all or one for each.
+enum AdjointKind : int { kFunction = 15, kEachK = 16, kEachA = 32 };
+
 struct Fused {
     int operation, kind, n;
     int64_t batch;

@@ -60,14 +60,28 @@ template <class T> static void total(const typename Simd<T>::V* sum, int64_t siz
     }
 }
 
-// out = A sym(X) A^T; A is one matrix for all.
+// A matrix operand of a batch: one for all, loaded once, or with `each` one for every matrix.
+template <class T> struct Operand {
+    const T* data;
+    bool each;
+
+    void prepare(int64_t size, typename Simd<T>::V* out) const {
+        if (data && !each) repeat<T>(data, size, out);
+    }
+    void load(int64_t first, int64_t batch, int64_t size, typename Simd<T>::V* out) const {
+        if (data && each) MN_ISA::load<T>(data, first, batch, size, out);
+    }
+};
+
+// out = A sym(X) A^T
 template <class T>
-static void congruence(const T* a, const T* x, T* out, int64_t begin, int64_t end, int64_t batch, int n,
+static void congruence(Operand<T> a, const T* x, T* out, int64_t begin, int64_t end, int64_t batch, int n,
                        typename Simd<T>::V* memory) {
     const int64_t size = static_cast<int64_t>(n) * n;
     auto *shared = memory, *from = memory + size, *half = from + size;
-    repeat<T>(a, size, shared);
+    a.prepare(size, shared);
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        a.load(first, batch, size, shared);
         load<T>(x, first, batch, size, from);
         symmetrise(from, n);
         product(plain(shared, n), plain(from, n), half, n);
@@ -78,16 +92,17 @@ static void congruence(const T* a, const T* x, T* out, int64_t begin, int64_t en
 
 // out = K U diag(f) U^T K^T with rows U^T; without K it is the function itself.
 template <class T>
-static void rebuild(const T* f, const T* rows, const T* k, T* out, int64_t begin, int64_t end, int64_t batch, int n,
+static void rebuild(const T* f, const T* rows, Operand<T> k, T* out, int64_t begin, int64_t end, int64_t batch, int n,
                     typename Simd<T>::V* memory) {
     const int64_t size = static_cast<int64_t>(n) * n;
     auto *basis = memory, *scaled = basis + size, *result = scaled + size, *shared = result + size;
     auto* const values = shared + size;
-    if (k) repeat<T>(k, size, shared);
+    k.prepare(size, shared);
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
-        load<T>(rows, first, batch, size, k ? result : basis);
+        k.load(first, batch, size, shared);
+        load<T>(rows, first, batch, size, k.data ? result : basis);
         load<T>(f, first, batch, n, values);
-        if (k) product(plain(result, n), transposed(shared, n), basis, n);
+        if (k.data) product(plain(result, n), transposed(shared, n), basis, n);
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) scaled[i * n + j] = values[i] * basis[i * n + j];
         product(transposed(basis, n), plain(scaled, n), result, n, true);
@@ -100,7 +115,8 @@ static void rebuild(const T* f, const T* rows, const T* k, T* out, int64_t begin
 // diagonals of U^T K^T G K U; `colour` the sum over the batch of 2 sym(G) K U diag(f) U^T, the gradient in K.
 template <class T> struct Adjoint {
     int kind;
-    const T *w, *f, *p, *rows, *g, *k, *a;
+    const T *w, *f, *p, *rows, *g;
+    Operand<T> k, a;
     T *out, *diagonal;
 };
 
@@ -111,11 +127,13 @@ static void adjoint(const Adjoint<T>& call, int64_t begin, int64_t end, int64_t 
     const int64_t size = static_cast<int64_t>(n) * n;
     V *rows = memory, *basis = rows + size, *g = basis + size, *half = g + size, *inner = half + size;
     V *k = inner + size, *a = k + size, *sum = a + size, *w = sum + size, *f = w + n, *p = f + n;
-    if (call.k) repeat<T>(call.k, size, k);
-    if (call.a) repeat<T>(call.a, size, a);
+    call.k.prepare(size, k);
+    call.a.prepare(size, a);
     if (colour)
         for (int64_t i = 0; i < size; ++i) sum[i] = V{};
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        call.k.load(first, batch, size, k);
+        call.a.load(first, batch, size, a);
         load<T>(call.rows, first, batch, size, rows);
         load<T>(call.w, first, batch, n, w);
         load<T>(call.f, first, batch, n, f);
@@ -123,7 +141,7 @@ static void adjoint(const Adjoint<T>& call, int64_t begin, int64_t end, int64_t 
         load<T>(call.g, first, batch, size, g);
         symmetrise(g, n);
         const V* coloured = rows;
-        if (call.k) {
+        if (call.k.data) {
             product(plain(rows, n), transposed(k, n), basis, n);
             coloured = basis;
         }
@@ -145,7 +163,7 @@ static void adjoint(const Adjoint<T>& call, int64_t begin, int64_t end, int64_t 
                 inner[i * n + j] = inner[j * n + i] = d;
             }
         const V* white = rows;
-        if (call.a) {
+        if (call.a.data) {
             product(plain(rows, n), plain(a, n), basis, n);
             white = basis;
         }
@@ -191,17 +209,19 @@ static void sum_of_functions(const T* f, const T* rows, int64_t begin, int64_t e
     total<T>(sum, size, T(1), out);
 }
 
-// The sum over the batch of U (D o (U^T S U)) U^T with rows U^T and symmetric weights D, for one symmetric S.
+// The sum over the batch of U (D o (U^T S U)) U^T with rows U^T and symmetric weights D, for one symmetric S; with
+// `each` one S for every matrix, and the terms instead of their sum.
 template <class T>
-static void sum_of_kernels(const T* s, const T* rows, const T* weights, int64_t begin, int64_t end, int64_t batch,
-                           int n, typename Simd<T>::V* memory, T* out) {
+static void sum_of_kernels(Operand<T> s, const T* rows, const T* weights, T* each, int64_t begin, int64_t end,
+                           int64_t batch, int n, typename Simd<T>::V* memory, T* out) {
     using V = typename Simd<T>::V;
     const int64_t size = static_cast<int64_t>(n) * n;
     V *shared = memory, *basis = shared + size, *half = basis + size, *inner = half + size;
     V *weight = inner + size, *sum = weight + size;
-    repeat<T>(s, size, shared);
+    s.prepare(size, shared);
     for (int64_t i = 0; i < size; ++i) sum[i] = V{};
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        s.load(first, batch, size, shared);
         load<T>(rows, first, batch, size, basis);
         load<T>(weights, first, batch, size, weight);
         product(plain(basis, n), plain(shared, n), half, n);
@@ -209,9 +229,12 @@ static void sum_of_kernels(const T* s, const T* rows, const T* weights, int64_t 
         for (int64_t i = 0; i < size; ++i) inner[i] *= weight[i];
         product(plain(inner, n), plain(basis, n), half, n);
         product(transposed(basis, n), plain(half, n), inner, n, true);
-        add_lanes<T>(inner, size, batch - first, sum);
+        if (each)
+            store<T>(inner, first, batch, size, each);
+        else
+            add_lanes<T>(inner, size, batch - first, sum);
     }
-    total<T>(sum, size, T(1), out);
+    if (!each) total<T>(sum, size, T(1), out);
 }
 
 }  // namespace MN_ISA
