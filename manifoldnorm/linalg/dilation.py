@@ -51,14 +51,13 @@ class _Dilate(Function):
 
         w, g = clamped(x, w, fn.POWER), g.to(uh.dtype)
         grad_t = grad_k = grad_x = grad_a = None
-        wide = [None if m is None else m.to(uh.dtype) for m in (k, a)]
+        left, right = None if k is None else k.to(uh.dtype), a.to(uh.dtype)
         colour = needs_k and k is not None
-        if _fits(uh, a) and _fits(uh, k) and _fused.usable(uh, g, w, t, *wide):
-            left, right = wide
+        if _fits(uh, a) and _fits(uh, k) and _fused.usable(uh, g, w, t, left, right):
             outer = None if needs_a else right
             single = colour and k.ndim == 2
             grad_x, inner, grad_k = _fused.adjoint(fn.POWER, w, t, uh, g, left, outer, colour=single)
-            if colour and not single:
+            if left is not None and colour and not single:
                 power = _fused.rebuild(fn.POWER.value(w, t), uh)
                 grad_k = 2 * summed(symmetrize(g), left @ power, k.ndim - 2)
             if needs_a:  # the gradient in A X A^H is wanted, too

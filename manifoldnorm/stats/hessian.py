@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg._call import call
+from manifoldnorm.linalg._precision import symmetrize
 from manifoldnorm.linalg.kernels import each_kernel, sum_of_kernels
 from manifoldnorm.stats.conjugate import conjugate_gradients
 from manifoldnorm.stats.reduction import Reduction, gather, total
@@ -95,7 +96,8 @@ def _mean_of_kernels(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None) -> 
     """Return K[s]."""
     if uh.ndim == 3 and index is None:
         return sum_of_kernels(s, uh, k)
-    return total(each_kernel(gather(s, index), uh, k), index, s)
+    # a sum may round the two halves of a symmetric matrix differently, and the kernel is an operator on symmetric ones
+    return symmetrize(total(each_kernel(gather(s, index), uh, k), index, s))
 
 
 def _matvec(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None) -> Tensor:
