@@ -230,11 +230,10 @@ class ConformalManifold(Manifold, Gyrogroup):
         vectors = self._coordinates((2 * arc) * moved.point)
         square = (4 * moved.square * arc.square()).detach().squeeze(-1)
         weights = None if weights is None else weights.to(vectors.dtype)
-        residual = stats.weighted_mean(vectors, weights, 1)
         with torch.no_grad():
             sine, cosine = sine_cosine(space.curvature * square, self._sign)
             hessian = RadialHessian(vectors, square, cosine / sine, weights)
-        cost = stats.weighted_mean(square, weights, 0)
+        residual, cost = stats.weighted_means(weights, (vectors, 1), (square, 0))
         return MeanSystem(residual, hessian, cost, 1 + cost.sqrt())
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:

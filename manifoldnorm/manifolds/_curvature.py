@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from manifoldnorm.linalg._call import call, plain
 from manifoldnorm.linalg._precision import native
-from manifoldnorm.stats import Weights, weighted_mean
+from manifoldnorm.stats import Weights, weighted_means
 
 # |z| below which the functions of the signed square z are their series: seven terms reach 1e-17 there, while
 # derivatives of the closed forms lose eps / |z|
@@ -258,8 +258,7 @@ class Space:
         choice between a point and its antipode.
         """
         inverse = 1 / x.gap
-        position = weighted_mean(2 * inverse * x.point, weights, 1)
-        time = weighted_mean((2 - x.gap) * inverse, weights, 1)
+        position, time = weighted_means(weights, (2 * inverse * x.point, 1), ((2 - x.gap) * inverse, 1))
         finfo = torch.finfo(time.dtype)
         norm2 = torch.maximum(time.square() + self.curvature * square(position), (finfo.eps * time).square())
         positive = norm2 > 0  # both vanish for a batch that is symmetric about the origin of a sphere

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg.functions_angles import x_cot_x
 from manifoldnorm.linalg.principal import Principal
-from manifoldnorm.stats import Reduction, Weights, gather, total
+from manifoldnorm.stats import Processes, Reduction, Weights, gather, over, total
 from manifoldnorm.stats.conjugate import conjugate_gradients
 
 
@@ -47,9 +47,10 @@ class JacobiHessian:
             right = share * (left * own.unsqueeze(-2)) @ left.mT
             half = share / 2
             same, turned = half * (even + odd - 2 * own.unsqueeze(-2)), half * (even - odd)
-            index = weights.index if isinstance(weights, Reduction) else None
+            known = weights if isinstance(weights, Reduction) else None
+            processes, index = (None, None) if known is None else (known.processes, known.index)
             right = total(right, index, residual[..., : left.shape[-1], :])
-            return self._principal.out, left.mT.contiguous(), same, turned, right, index
+            return processes, self._principal.out, left.mT.contiguous(), same, turned, right, index
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""
@@ -65,7 +66,7 @@ class JacobiHessian:
 def _matvec(
     y: Tensor, rows: Tensor, vh: Tensor, own: Tensor, mixed: Tensor, right: Tensor, index: Tensor | None
 ) -> Tensor:
-    """Return H[y]; without groups and segments the outer products are single large matrix products."""
+    """Return what the samples at hand add to H[y]; without groups and segments in single large matrix products."""
     n = (rows @ gather(y, index)) @ vh.mT
     inner = (own * n + mixed * n.mT) @ vh
     if rows.ndim == 3 and index is None:
@@ -82,6 +83,7 @@ class _Solve(Function):
         r: Tensor,
         steps: int,
         backward_steps: int,
+        processes: Processes | None,
         rows: Tensor,
         vh: Tensor,
         own: Tensor,
@@ -93,16 +95,16 @@ class _Solve(Function):
             return r.clone()
 
         def apply(y: Tensor) -> Tensor:
-            return _matvec(y, rows, vh, own, mixed, right, index)
+            return over(processes, _matvec(y, rows, vh, own, mixed, right, index))
 
         return conjugate_gradients(apply, r.to(rows.dtype), steps, 2).to(r.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.backward_steps = inputs[2]
-        ctx.save_for_backward(*inputs[3:])
+        ctx.backward_steps, ctx.processes = inputs[2:4]
+        ctx.save_for_backward(*inputs[4:])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         steps = ctx.backward_steps
-        return call(_Solve, g, steps, steps, *ctx.saved_tensors), *(None,) * 8
+        return call(_Solve, g, steps, steps, ctx.processes, *ctx.saved_tensors), *(None,) * 9

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg._call import call
-from manifoldnorm.stats import Reduction, Weights, gather, total, weighted_mean
+from manifoldnorm.stats import Processes, Reduction, Weights, gather, over, own_mean, total
 from manifoldnorm.stats.conjugate import conjugate_gradients
 
 
@@ -34,21 +34,22 @@ class RadialHessian:
 
     def __init__(self, vectors: Tensor, square: Tensor, across: Tensor, weights: Weights) -> None:
         with torch.no_grad():  # as a decorator it would break a compiled graph
-            self.index = weights.index if isinstance(weights, Reduction) else None
+            known = weights if isinstance(weights, Reduction) else None
+            self.processes, self.index = (None, None) if known is None else (known.processes, known.index)
             shares = weights.shares if isinstance(weights, Reduction) else weights
             share = 1 / vectors.shape[0] if shares is None else shares.detach().to(vectors.dtype)
             if isinstance(share, Tensor):
                 share = share.reshape(share.shape + (1,) * (square.ndim - share.ndim))
             across = across.detach()
             self.vectors = vectors.detach()
-            reduced = (share * across).sum(0) if self.index is None else weighted_mean(across, weights, 0)
+            reduced = (share * across).sum(0) if self.index is None else own_mean(across, weights, 0)
             self.mean = reduced.unsqueeze(-1)
             self.excess = share * (1 - across) / (square.detach() + torch.finfo(square.dtype).tiny)
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""
         enough = self.vectors.shape[-1] + 2
-        parts = self.vectors, self.mean, self.excess, self.index
+        parts = self.processes, self.vectors, self.mean, self.excess, self.index
         return call(_Solve, residual, min(steps, enough), min(backward_steps, enough), *parts)
 
     def correct(self, residual: Tensor, backward_steps: int) -> Tensor:
@@ -77,6 +78,7 @@ class _Solve(Function):
         r: Tensor,
         steps: int,
         backward_steps: int,
+        processes: Processes | None,
         vectors: Tensor,
         mean: Tensor,
         excess: Tensor,
@@ -86,16 +88,16 @@ class _Solve(Function):
             return r.clone()
 
         def apply(v: Tensor) -> Tensor:
-            return mean * v + _spread_product(vectors, excess, v, index)
+            return over(processes, mean * v + _spread_product(vectors, excess, v, index))
 
         return conjugate_gradients(apply, r, steps, 1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.backward_steps = inputs[2]
-        ctx.save_for_backward(*inputs[3:])
+        ctx.backward_steps, ctx.processes = inputs[2:4]
+        ctx.save_for_backward(*inputs[4:])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         steps = ctx.backward_steps
-        return call(_Solve, g, steps, steps, *ctx.saved_tensors), *(None,) * 6
+        return call(_Solve, g, steps, steps, ctx.processes, *ctx.saved_tensors), *(None,) * 7

@@ -282,8 +282,8 @@ class Manifold(abc.ABC):
         """
         p = stats.spread(p, weights)
         v = self.log(p, x)
-        cost = stats.weighted_mean(self.inner(p, v, v).detach(), weights, 0)
-        residual = stats.weighted_mean(v, weights, len(self.point_shape))
+        cost = self.inner(p, v, v).detach()
+        residual, cost = stats.weighted_means(weights, (v, len(self.point_shape)), (cost, 0))
         return MeanSystem(residual, None, cost, 1 + cost.clamp_min(0).sqrt())
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:

@@ -149,8 +149,11 @@ class BuresWasserstein(ConeManifold):
         factor = (basis * (root * unit.rsqrt()).unsqueeze(-2)).to(x.dtype).detach()
         factor = stats.spread(factor, weights)
         spectrum = linalg.decompose(linalg.congruence(factor.mH, x), positive=True, name="BuresWasserstein mean")
-        half = stats.weighted_apply(spectrum, fn.SQRT, weights) - torch.diag_embed(g).to(x.dtype)
         values = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).sqrt()
+        cost = real_diagonal(x).sum(-1).detach() - 2 * stats.spread(unit, weights).squeeze(-1) * values.sum(-1)
+        own = stats.own_apply(spectrum, fn.SQRT, weights), stats.own_mean(cost, weights, 0)
+        mean, cost = stats.joined(weights, *own)
+        half = mean - torch.diag_embed(g).to(x.dtype)
         product = root.unsqueeze(-1) * root.unsqueeze(-2)
         sums = ((g.unsqueeze(-1) + g.unsqueeze(-2)) * 0.5).sqrt()
 
@@ -163,13 +166,9 @@ class BuresWasserstein(ConeManifold):
             return Frame(basis, sums / product, 0.5 / sums, g.unsqueeze(-1) / sums, curvature)
 
         residual = basis @ ((sums / product) * half.to(basis.dtype)) @ basis.mH * unit.sqrt().unsqueeze(-1)
-        unit = unit.squeeze(-1)
-        cost = real_diagonal(x).sum(-1).detach() - 2 * stats.spread(unit, weights) * values.sum(-1)
-        size = unit * g.sum(-1)
-        cost = stats.weighted_mean(cost, weights, 0) + size
-        return MeanSystem(
-            residual.to(x.dtype), EigenHessian(spectrum.vectors_h, kernel, weights, frame), cost, size.sqrt()
-        )
+        size = unit.squeeze(-1) * g.sum(-1)
+        hessian = EigenHessian(spectrum.vectors_h, kernel, weights, frame)
+        return MeanSystem(residual.to(x.dtype), hessian, cost + size, size.sqrt())
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
         """Return ``(I + S) p (I + S)``; with the residual as direction this is the fixed-point iteration."""

@@ -229,9 +229,9 @@ class Grassmann(Manifold, Gyrogroup):
         base, points = stats.spread(widened(p), weights), _frames.rows(widened(x))
         along = points @ base
         decomposed = principal.principal(along, points - along @ base.mT)
-        residual = stats.weighted_mean(principal.velocity(decomposed), weights, 2).mT
-        cost = stats.weighted_mean(decomposed.angles.square().sum(-1), weights, 0)
-        return MeanSystem(residual.to(x.dtype), JacobiHessian(decomposed, weights), cost, 1 + cost.sqrt())
+        square = decomposed.angles.square().sum(-1)
+        velocity, cost = stats.weighted_means(weights, (principal.velocity(decomposed), 2), (square, 0))
+        return MeanSystem(velocity.mT.to(x.dtype), JacobiHessian(decomposed, weights), cost, 1 + cost.sqrt())
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
         """Return the exponential of ``direction`` in the frame nearest to the origin, whatever the frame ``p``."""

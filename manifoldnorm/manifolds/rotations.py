@@ -151,9 +151,8 @@ class Rotations(Manifold, LieGroup):
     def mean_system(self, p: Tensor, x: Tensor, weights: Weights) -> MeanSystem:
         """Return the system in tangent vectors at ``p``: Hessian kernel ``d cot d``, d half a difference of angles."""
         log, squared, _ = _rotation.decompose(stats.spread(p, weights).mT @ x)
-        residual = p @ stats.weighted_mean(log, weights, 2)
-        cost = stats.weighted_mean(squared.detach(), weights, 0)
-        return MeanSystem(residual, _SkewHessian(p, log, weights), cost, 1 + cost.sqrt())
+        mean, cost = stats.weighted_means(weights, (log, 2), (squared.detach(), 0))
+        return MeanSystem(p @ mean, _SkewHessian(p, log, weights), cost, 1 + cost.sqrt())
 
 
 class _SkewHessian:

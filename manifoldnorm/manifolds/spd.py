@@ -294,10 +294,11 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
         """Return the system in coordinates ``L^-1 v L^-H``: Hessian kernel ``d / tanh d``, ``d = (l_i - l_j) / 2``."""
         inverse = stats.spread(linalg.inverse_cholesky(p)[1].detach(), weights)
         spectrum = linalg.decompose(linalg.congruence(inverse, x), positive=True, name="AffineInvariant mean")
-        residual = stats.weighted_apply(spectrum, fn.LOG, weights)
+        residual = stats.own_apply(spectrum, fn.LOG, weights)
         log = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).log()
         cost = self._square(log.square().sum(-1), log.sum(-1) if self._has_beta else None).detach()
-        cost = stats.weighted_mean(cost, weights, 0).to(residual.real.dtype)
+        cost = stats.own_mean(cost, weights, 0).to(residual.real.dtype)
+        residual, cost = stats.joined(weights, residual, cost)
 
         hessian = EigenHessian(spectrum.vectors_h, lambda: kernels.hyperbolic_weights(log), weights)
         return MeanSystem(residual, hessian, cost, 1 + cost.sqrt())

@@ -236,12 +236,11 @@ class Sphere(Manifold, Gyrogroup):
         radius = self._radius(base)
         vectors = radius * _reflect(base, self._angle_vector(p, x))
         weights = None if weights is None else weights.to(vectors.dtype)
-        residual = stats.weighted_mean(vectors, weights, 1)
         square = vectors.detach().square().sum(-1)
         with torch.no_grad():
             sine, cosine = sine_cosine(square / radius**2, 1)
             hessian = RadialHessian(vectors, square, cosine / sine, weights)
-        cost = stats.weighted_mean(square, weights, 0)
+        residual, cost = stats.weighted_means(weights, (vectors, 1), (square, 0))
         return MeanSystem(residual, hessian, cost, 1 + cost.sqrt())
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from manifoldnorm.nn.sampler import DomainBatchSampler
 from manifoldnorm.nn.sequential import Sequential
 from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
 from manifoldnorm.nn.statistics import Batch, Statistics
+from manifoldnorm.nn.synchronised import convert_sync_batchnorm
 
 
 def __getattr__(name: str) -> Any:
@@ -55,6 +56,7 @@ __all__ = [
     "SPDVectorize",
     "Sequential",
     "Statistics",
+    "convert_sync_batchnorm",
     "explain",
     "published",
     "refit",

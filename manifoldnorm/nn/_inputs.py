@@ -98,6 +98,15 @@ def origin_where_not(finite: Tensor, manifold: Manifold, x: Tensor) -> Tensor:
     return torch.where(spread(finite, len(manifold.point_shape)), x, origin)  # type: ignore[arg-type]
 
 
+def one_left_out(x: Tensor, weights: Any) -> tuple[Tensor, Any]:
+    """Return a batch of one sample that does not count, in place of an empty one: so a process joins the others."""
+    x = torch.cat([x, x.new_full((1, *x.shape[1:]), math.nan)])
+    if isinstance(weights, PerDomain):
+        own = None if weights.weights is None else weights.weights.new_zeros(x.shape[:1])
+        return x, PerDomain(weights.domain.new_zeros(1), own)
+    return x, None if weights is None else weights.new_zeros(1, *weights.shape[1:])
+
+
 def name_the_sample(manifold: Manifold, x: Tensor, error: Exception, name: str) -> None:
     """Raise with the sample at fault if it is one of ``x``: a decomposition may have met it in a mean only."""
     axes = len(manifold.point_shape)

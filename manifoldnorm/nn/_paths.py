@@ -104,8 +104,8 @@ def plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) ->
 
     Only exact types: a subclass may have changed any of the steps.
     """
-    if torch.compiler.is_compiling() or _template.get():
-        return None
+    if torch.compiler.is_compiling() or _template.get() or layer._others() is not None:
+        return None  # the fused operations are not traced, and know of one process only
     choose = _PLANS.get(type(base))
     if choose is None or not vars(type(layer)).get("fuses") or type(layer.statistics) is not Batch:
         return None

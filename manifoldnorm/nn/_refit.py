@@ -32,7 +32,9 @@ def refit(layer: Any, x: Tensor, weights: Tensor | None, domain: Tensor | None =
     flat, shares = layer._flatten(x, weights)
     if domain is not None:
         shares = _inputs.PerDomain(_inputs.pool_domain(layer, x, domain), shares)
-    if flat.shape[0] == 0:
+    if flat.shape[0] == 0 and layer._others() is not None:
+        flat, shares = _inputs.one_left_out(flat, shares)
+    elif flat.shape[0] == 0:
         raise ValueError(f"{type(layer).__name__}.refit: no samples; the running statistics stay as they are.")
     chart, base, metric_scale = flatten(manifold)
     finite = _inputs.finite_samples(manifold, flat)

@@ -12,6 +12,7 @@ from manifoldnorm.manifolds import Diffeo
 from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn import _refit, _running
 from manifoldnorm.nn.statistics import Observed, Statistics
+from manifoldnorm.stats import Processes
 
 Self = TypeVar("Self", bound="Tracking")
 
@@ -29,6 +30,7 @@ class Tracking(nn.Module):
     per_domain = False
     min_samples = 1
     frozen = False
+    processes: Processes | None = None  # `convert_sync_batchnorm` sets them
 
     def _allocate_statistics(self, mean: Tensor, variance: Tensor) -> None:
         for kind in self.statistics.kinds:
@@ -76,6 +78,16 @@ class Tracking(nn.Module):
             As in `forward`.
         """
         _refit.refit(self, x, weights)
+
+    def _from_batch(self) -> bool:
+        """Return whether a forward pass takes statistics from its batch."""
+        return (self.training and not self.frozen) or not self.track_running_stats
+
+    def _others(self) -> Processes | None:
+        """Return the processes whose samples count too; None in an evaluation without running statistics."""
+        if self.processes is None or not (self.training or self.track_running_stats) or self.processes.size == 1:
+            return None
+        return self.processes
 
     def _centre(self, seen: Observed | None, chart: Diffeo | None) -> Tensor:
         """Return the mean that centres: the policy's, and the running one in evaluation or for too few samples."""

@@ -13,7 +13,7 @@ from manifoldnorm.nn._inputs import PerDomain
 from manifoldnorm.nn.batchnorm import RiemannianBatchNorm
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.learnable import LearnableManifold
-from manifoldnorm.stats import Midpoint, masked_weights
+from manifoldnorm.stats import Midpoint
 
 
 class MidpointBatchNorm(RiemannianBatchNorm):
@@ -55,10 +55,8 @@ class MidpointBatchNorm(RiemannianBatchNorm):
             raise ValueError(f"{type(self).__name__}: recenter=True keeps one shift, not one per domain. Leave it out.")
         bias = self._base_bias(manifold, chart, base)
         centred = y if bias is None else base.gyrosub(bias, y)
-        if (self.training and not self.frozen) or not self.track_running_stats:
-            groups = y.shape[: y.ndim - len(base.point_shape)]
-            finite = torch.ones_like(y[..., 0], dtype=torch.bool) if missing is None else missing.isfinite()
-            share, valid = masked_weights(finite.expand(groups), weights, y.dtype)
+        if self._from_batch():
+            share, valid = self._shares(y, None if missing is None else missing.isfinite(), weights, base)
             shift = base.midpoint(centred, share)
             if self.training and self.track_running_stats:
                 self._track_shift(base, shift.detach(), valid)
@@ -68,8 +66,9 @@ class MidpointBatchNorm(RiemannianBatchNorm):
         return centred if bias is None else base.gyroadd(bias, centred), missing
 
     @torch.no_grad()
-    def _track_shift(self, base: Any, shift: Tensor, valid: Tensor) -> None:
-        valid = valid & shift.sum(-1).isfinite()
+    def _track_shift(self, base: Any, shift: Tensor, valid: Tensor | None) -> None:
+        finite = shift.sum(-1).isfinite()
+        valid = finite if valid is None else valid & finite
         weight = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.clamp_min(1)
         new = base.geodesic(self.running_shift, shift, weight)
         self.running_shift.copy_(torch.where(spread(valid, 1), new, self.running_shift))  # type: ignore[arg-type]

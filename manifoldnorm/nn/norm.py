@@ -19,7 +19,7 @@ from manifoldnorm.nn._paths import Plan
 from manifoldnorm.nn._tracking import Tracking, where_enough
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.statistics import Batch, Observed, Statistics
-from manifoldnorm.stats import MeanPolicy, Weights, gather, masked_weights, raw_weights, segment, weighted_mean
+from manifoldnorm.stats import MeanPolicy, Weights, gather, masked_weights, pooled, raw_weights, segment, weighted_mean
 
 
 class ManifoldNorm(Affine, Tracking, abc.ABC):
@@ -154,13 +154,18 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         if domain is not None:
             group_weights = _inputs.PerDomain(_inputs.pool_domain(self, x, domain), group_weights)
         chart, base, metric_scale = flatten(manifold)
-        if flat.shape[0] == 0:
-            return (x if chart is None else chart(x)), chart, None
+        samples = flat.shape[0]
+        if samples == 0:
+            if not self._from_batch() or self._others() is None:
+                return (x if chart is None else chart(x)), chart, None
+            flat, group_weights = _inputs.one_left_out(flat, group_weights)
         try:
             y, missing = self._normalize(manifold, chart, base, metric_scale, flat, group_weights)
         except torch.linalg.LinAlgError as error:
             _inputs.name_the_sample(manifold, x, error, type(self).__name__)
             raise
+        if samples == 0:
+            y, missing = y[:0], None
         if missing is not None:
             missing = missing.reshape(x.shape[: x.ndim - len(manifold.point_shape)] + (1,) * len(manifold.point_shape))
         return y.reshape(x.shape), chart, missing
@@ -179,7 +184,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             x = _inputs.origin_where_not(finite, manifold, x)
         y = x if chart is None else chart(x)
         domain = weights.domain if isinstance(weights, _inputs.PerDomain) else None
-        from_batch = (self.training and not self.frozen) or not self.track_running_stats
+        from_batch = self._from_batch()
         if from_batch and finite is None and weights is None:
             plan = _paths.plan(self, base, metric_scale, y)
             if plan is not None:
@@ -237,15 +242,18 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
 
     def _shares(self, y: Tensor, finite: Tensor | None, weights: Any, base: Manifold) -> tuple[Weights, Any]:
         """Return each sample's share of the statistics and whether enough count; None for uniform and for certainly."""
+        others = self._others()
         if finite is None:
-            if weights is None:
+            if weights is None and others is None:
                 return None, None
             finite = torch.ones(y.shape[: y.ndim - len(base.point_shape)], dtype=torch.bool, device=y.device)
         real = y.real.dtype if y.is_complex() else y.dtype
         if not isinstance(weights, _inputs.PerDomain):
-            return masked_weights(finite, weights, real)
+            if others is None:
+                return masked_weights(finite, weights, real)
+            return pooled(raw_weights(finite, weights, real), others)
         raw = raw_weights(finite, weights.weights, real)
-        segments, samples = segment(raw, weights.domain, self.running_mean.shape[0])
+        segments, samples = segment(raw, weights.domain, self.running_mean.shape[0], others)
         return segments, samples >= self.min_samples
 
     def _batch_mean(self, base: Manifold, y: Tensor, share: Any) -> Tensor:
@@ -303,4 +311,5 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             f"eps={self.eps}, momentum={self.momentum}, affine={affine}, "
             f"track_running_stats={self.track_running_stats}, mean={self._mean_policy or 'default'}, "
             f"grad_through_stats={self.grad_through_stats}, bias={self.bias_kind or False}"
+            f"{'' if self.processes is None else ', synchronised'}"
         )

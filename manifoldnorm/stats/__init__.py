@@ -6,9 +6,21 @@ of steps without looking at values; `frechet_mean` iterates to a tolerance.
 
 from manifoldnorm.stats.hessian import EigenHessian, Frame, Hessian
 from manifoldnorm.stats.means import Exact, FixedPoint, Karcher, MeanPolicy, Midpoint, Newton, mean_residual
-from manifoldnorm.stats.reduction import Reduction, Segments, gather, segment, total
+from manifoldnorm.stats.processes import Processes
+from manifoldnorm.stats.reduction import Pooled, Reduction, Segments, gather, over, segment, total
 from manifoldnorm.stats.system import MeanSystem, converged_mean, frechet_mean, frechet_variance, solve_mean
-from manifoldnorm.stats.weights import Weights, masked_weights, raw_weights, spread, weighted_apply, weighted_mean
+from manifoldnorm.stats.weights import (
+    Weights,
+    joined,
+    masked_weights,
+    own_apply,
+    own_mean,
+    pooled,
+    raw_weights,
+    spread,
+    weighted_mean,
+    weighted_means,
+)
 
 __all__ = [
     "EigenHessian",
@@ -21,6 +33,8 @@ __all__ = [
     "MeanSystem",
     "Midpoint",
     "Newton",
+    "Pooled",
+    "Processes",
     "Reduction",
     "Segments",
     "Weights",
@@ -28,13 +42,18 @@ __all__ = [
     "frechet_mean",
     "frechet_variance",
     "gather",
+    "joined",
     "masked_weights",
     "mean_residual",
+    "over",
+    "own_apply",
+    "own_mean",
+    "pooled",
     "raw_weights",
     "segment",
     "solve_mean",
     "spread",
     "total",
-    "weighted_apply",
     "weighted_mean",
+    "weighted_means",
 ]

@@ -13,7 +13,8 @@ from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import symmetrize
 from manifoldnorm.linalg.kernels import each_kernel, sum_of_kernels
 from manifoldnorm.stats.conjugate import conjugate_gradients
-from manifoldnorm.stats.reduction import Reduction, gather, total
+from manifoldnorm.stats.processes import Processes
+from manifoldnorm.stats.reduction import Reduction, gather, over, total
 from manifoldnorm.stats.weights import Weights
 
 
@@ -78,8 +79,9 @@ class EigenHessian:
                 shares = self._weights.shares if isinstance(self._weights, Reduction) else self._weights
                 kernel = kernel * shares.detach().to(kernel.dtype)[..., None, None]
             frame = (None,) * 5 if self._frame is None else self._frame()
-        index = self._weights.index if isinstance(self._weights, Reduction) else None
-        return self.vectors_h, kernel, index, *frame
+        weights = self._weights if isinstance(self._weights, Reduction) else None
+        processes, index = (None, None) if weights is None else (weights.processes, weights.index)
+        return processes, self.vectors_h, kernel, index, *frame
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:
         """Return ``H^-1 residual`` by conjugate gradients, with the implicit gradient."""
@@ -92,27 +94,34 @@ class EigenHessian:
         return call(_Solve, residual, 0, backward_steps, *self._parts())
 
 
-def _mean_of_kernels(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None) -> Tensor:
-    """Return K[s]."""
+def _own_kernels(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None) -> Tensor:
+    """Return what the samples at hand add to K[s]."""
     if uh.ndim == 3 and index is None:
         return sum_of_kernels(s, uh, k)
     # a sum may round the two halves of a symmetric matrix differently, and the kernel is an operator on symmetric ones
     return symmetrize(total(each_kernel(gather(s, index), uh, k), index, s))
 
 
-def _matvec(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None) -> Tensor:
-    if frame is None:
-        return _mean_of_kernels(s, uh, k, index)
+def _over_hermitian(processes: Processes | None, own: Tensor) -> Tensor:
+    """Return `over` of Hermitian matrices, exactly Hermitian: an all-reduce may sum each entry in another order."""
+    if processes is None:
+        return own
+    both = over(processes, own.real + own.imag if own.is_complex() else own)  # all there is to a Hermitian matrix
+    return (torch.complex(both + both.mT, both - both.mT) if own.is_complex() else both + both.mT) / 2
+
+
+def _framed(s: Tensor, kernels: Callable[[Tensor], Tensor], frame: Frame) -> Tensor:
     half = frame.left * ((frame.right * s) @ frame.curvature)
-    return frame.outer * _mean_of_kernels(frame.outer * s, uh, k, index) + (half + half.mH)
+    return frame.outer * kernels(frame.outer * s) + (half + half.mH)
 
 
-def _solve(r: Tensor, uh: Tensor, k: Tensor, index: Tensor | None, frame: Frame | None, steps: int) -> Tensor:
+def _solve(r: Tensor, uh: Tensor, kernels: Callable[[Tensor], Tensor], frame: Frame | None, steps: int) -> Tensor:
     r = r.to(uh.dtype)
     if frame is not None:
         r = frame.basis.mH @ r @ frame.basis
     r = (r + r.mH) * 0.5  # exactly Hermitian throughout: the fused kernel is an operator on such matrices only
-    x = conjugate_gradients(lambda v: _matvec(v, uh, k, index, frame), r, steps, 2, definite=frame is None)
+    apply = kernels if frame is None else lambda s: _framed(s, kernels, frame)
+    x = conjugate_gradients(apply, r, steps, 2, definite=frame is None)
     return x if frame is None else frame.basis @ x @ frame.basis.mH
 
 
@@ -126,6 +135,7 @@ class _Solve(Function):
         r: Tensor,
         steps: int,
         backward_steps: int,
+        processes: Processes | None,
         uh: Tensor,
         k: Tensor,
         index: Tensor | None,
@@ -138,15 +148,19 @@ class _Solve(Function):
         if not steps:
             return r.clone()
         frame = None if basis is None else Frame(basis, outer, left, right, curvature)  # type: ignore[arg-type]
-        return _solve(r, uh, k, index, frame, steps).to(r.dtype)
+
+        def kernels(s: Tensor) -> Tensor:
+            return _over_hermitian(processes, _own_kernels(s, uh, k, index))
+
+        return _solve(r, uh, kernels, frame, steps).to(r.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.backward_steps = inputs[2]
-        ctx.save_for_backward(*inputs[3:])
+        ctx.backward_steps, ctx.processes = inputs[2:4]
+        ctx.save_for_backward(*inputs[4:])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         g = (g + g.mH) * 0.5
         steps = ctx.backward_steps
-        return call(_Solve, g, steps, steps, *ctx.saved_tensors), *(None,) * 10
+        return call(_Solve, g, steps, steps, ctx.processes, *ctx.saved_tensors), *(None,) * 11

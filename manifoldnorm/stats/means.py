@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from manifoldnorm.stats.system import implicit_step, residual_norm, solve_mean, system_at
+from manifoldnorm.stats.system import implicit_step, residual_norm, shared, solve_mean, system_at
 from manifoldnorm.stats.weights import Weights
 
 
@@ -20,7 +20,14 @@ class MeanPolicy(abc.ABC):
 
     Policies are immutable, compare by value and carry no state. Where the manifold's mean has a closed form, every
     policy returns it.
+
+    Attributes
+    ----------
+    over_processes : bool
+        Whether the means may be taken over several processes: whether all that enters them are means of samples.
     """
+
+    over_processes: ClassVar[bool] = True
 
     def __call__(self, manifold: Any, x: Tensor, weights: Weights = None) -> Tensor:
         """Return the mean; its gradient is the implicit one, exact at convergence and a surrogate before."""
@@ -104,7 +111,7 @@ class Karcher(MeanPolicy):
         system = system_at(manifold, point.detach(), x, weights)
         residual = system.residual
         if system.hessian is not None:
-            residual = system.hessian.correct(residual, self.backward_steps)
+            residual = shared(system.hessian.correct(residual, self.backward_steps), weights)
         return manifold.karcher_step(point.detach(), residual)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from manifoldnorm.stats.processes import Processes
+
 
 def trailing(t: Tensor, axes: int) -> Tensor:
     """Return ``t`` with ``axes`` trailing dimensions of size one."""
@@ -25,18 +27,29 @@ class Reduction(abc.ABC):
         Which statistic (N,) each sample belongs to; None where all belong to one.
     empty : Tensor or None
         Which statistics have no sample; None where that is impossible.
+    processes : Processes or None
+        Over whose samples the statistics are; None: only over those at hand.
     """
 
     shares: Tensor
     index: Tensor | None = None
     empty: Tensor | None = None
+    processes: Processes | None = None
 
     @abc.abstractmethod
-    def mean(self, values: Tensor, point_ndim: int) -> Tensor:
-        """Return the weighted mean of ``values`` (N, *groups, *point) in each statistic.
+    def own_mean(self, values: Tensor, point_ndim: int) -> Tensor:
+        """Return what the samples at hand add to the weighted mean of ``values`` (N, *groups, *point).
 
         A statistic without samples gets the plain mean over the batch: any point will do, but it must be one.
         """
+
+    def join(self, *own: Tensor) -> tuple[Tensor, ...]:
+        """Return means from what the samples at hand add to them, all in one step of communication."""
+        return own if self.processes is None else self.processes.sum(*own)
+
+    def mean(self, values: Tensor, point_ndim: int) -> Tensor:
+        """Return the weighted mean of ``values`` (N, *groups, *point) in each statistic."""
+        return self.join(self.own_mean(values, point_ndim))[0]
 
     def spread(self, p: Tensor) -> Tensor:
         """Return a value per statistic so that it broadcasts against the samples."""
@@ -56,9 +69,41 @@ def total(values: Tensor, index: Tensor | None, like: Tensor) -> Tensor:
     return values.sum(0) if index is None else torch.zeros_like(like).index_add(0, index, values.to(like.dtype))
 
 
+def over(processes: Processes | None, own: Tensor) -> Tensor:
+    """Return the sum over processes of what each of them adds."""
+    return own if processes is None else processes.sum(own)[0]
+
+
 def gather(p: Tensor, index: Tensor | None) -> Tensor:
     """Return, for each sample, its segment's value; ``p`` itself without an index."""
     return p if index is None else p.index_select(0, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled(Reduction):
+    """One weighted mean over the samples of several processes."""
+
+    shares: Tensor
+    processes: Processes
+
+    def own_mean(self, values: Tensor, point_ndim: int) -> Tensor:
+        """Return what the samples at hand add to the mean (*groups, *point)."""
+        return weighted_sum(values, self.shares, values.ndim - self.shares.ndim)
+
+    def detach(self) -> Pooled:
+        """Return the same reduction with constant weights."""
+        return replace(self, shares=self.shares.detach())
+
+    def to(self, dtype: torch.dtype) -> Pooled:
+        """Return the same reduction with weights in another real dtype."""
+        return replace(self, shares=self.shares.to(dtype))
+
+
+def weighted_sum(x: Tensor, weights: Tensor, point_ndim: int) -> Tensor:
+    """Return the sum over dimension 0 of ``x`` (N, *groups, *point) times weights (N, *groups)."""
+    if weights.ndim == 1:
+        return (weights.to(x.dtype) @ x.reshape(x.shape[0], -1)).reshape(x.shape[1:])
+    return (trailing(weights.to(x.dtype), point_ndim) * x).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +116,14 @@ class Segments(Reduction):
     shares: Tensor
     index: Tensor
     empty: Tensor
+    processes: Processes | None = None
 
-    def mean(self, values: Tensor, point_ndim: int) -> Tensor:
-        """Return the weighted mean of each segment (D, *groups, *point)."""
+    def own_mean(self, values: Tensor, point_ndim: int) -> Tensor:
+        """Return what the samples at hand add to the mean of each segment (D, *groups, *point)."""
         weighted = values * trailing(self.shares.to(values.dtype), values.ndim - self.shares.ndim)
         means = values.new_zeros(self.empty.shape[:1] + values.shape[1:]).index_add(0, self.index, weighted)
-        return torch.where(trailing(self.empty, values.ndim - self.empty.ndim), values.mean(0), means)
+        anything = values.mean(0) if self.processes is None else values.mean(0) / self.processes.size
+        return torch.where(trailing(self.empty, values.ndim - self.empty.ndim), anything, means)
 
     def detach(self) -> Segments:
         """Return the same segments with constant weights."""
@@ -87,7 +134,7 @@ class Segments(Reduction):
         return replace(self, shares=self.shares.to(dtype))
 
 
-def segment(raw: Tensor, index: Tensor, count: int) -> tuple[Segments, Tensor]:
+def segment(raw: Tensor, index: Tensor, count: int, processes: Processes | None = None) -> tuple[Segments, Tensor]:
     """Return the segments of a batch and how many samples (D, *groups) count in each.
 
     Parameters
@@ -98,6 +145,8 @@ def segment(raw: Tensor, index: Tensor, count: int) -> tuple[Segments, Tensor]:
         Segment of each sample (N,), integers in [0, count).
     count : int
         Number of segments D; some may be empty.
+    processes : Processes, optional
+        Whose samples belong to the segments too.
 
     Examples
     --------
@@ -112,6 +161,8 @@ def segment(raw: Tensor, index: Tensor, count: int) -> tuple[Segments, Tensor]:
     zeros = raw.new_zeros((count, *raw.shape[1:]))
     totals = zeros.index_add(0, index, raw)
     samples = zeros.index_add(0, index, (raw > 0).to(raw.dtype))
+    if processes is not None:
+        totals, samples = processes.sum(totals, samples)
     empty = totals == 0
     shares = raw / torch.where(empty, 1.0, totals).index_select(0, index)
-    return Segments(shares, index, empty), samples
+    return Segments(shares, index, empty, processes), samples

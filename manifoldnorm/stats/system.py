@@ -59,6 +59,12 @@ def _select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(trailing(mask, a.ndim - mask.ndim), a, b)
 
 
+def shared(direction: Tensor, weights: Weights) -> Tensor:
+    """Return a direction whose gradient is that of all processes, as the implicit gradient behind it needs."""
+    processes = weights.processes if isinstance(weights, Reduction) else None
+    return direction if processes is None else processes.average_gradient(direction)
+
+
 def residual_norm(residual: Tensor, groups: int) -> Tensor:
     """Return the Euclidean norm of a residual (*groups, *point) per group."""
     return torch.linalg.vector_norm(residual.flatten(groups), dim=-1) if residual.ndim > groups else residual.abs()
@@ -185,7 +191,7 @@ def implicit_step(
     if system.hessian is None:
         return manifold.mean_step(point.detach(), system.residual)
     direction = system.hessian.solve(system.residual, cg_steps, backward_steps)
-    return manifold.mean_step(point.detach(), direction)
+    return manifold.mean_step(point.detach(), shared(direction, weights))
 
 
 @without_autocast

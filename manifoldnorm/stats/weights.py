@@ -7,7 +7,8 @@ from torch import Tensor
 
 from manifoldnorm import linalg
 from manifoldnorm.linalg._spectral_function import SpectralFunction
-from manifoldnorm.stats.reduction import Reduction, trailing
+from manifoldnorm.stats.processes import Processes
+from manifoldnorm.stats.reduction import Pooled, Reduction, trailing, weighted_sum
 
 Weights = Tensor | Reduction | None
 """Uniform (None), weights (N, *groups) that sum to one over the batch, or another way to reduce it."""
@@ -38,10 +39,20 @@ def masked_weights(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) ->
     tensor([0.5000, 0.0000, 0.5000])
     """
     raw = raw_weights(valid, weights, dtype)
-    total = raw.sum(0)
+    return _normalised(raw, raw.sum(0), max(valid.shape[0], 1))
+
+
+def pooled(raw: Tensor, processes: Processes) -> tuple[Pooled, Tensor]:
+    """Return the same for the samples of all processes, given `raw_weights` (N, *groups) of those at hand."""
+    total, count = processes.sum(raw.sum(0), raw.new_tensor(raw.shape[0]))
+    shares, any_valid = _normalised(raw, total, count)
+    return Pooled(shares, processes), any_valid
+
+
+def _normalised(raw: Tensor, total: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
     any_valid = total > 0
-    none = 1 - any_valid.to(dtype)  # where nothing is valid, uniform weights keep everything finite
-    return (raw + none) / (total + none * max(valid.shape[0], 1)), any_valid
+    none = 1 - any_valid.to(raw.dtype)  # where nothing is valid, uniform weights keep everything finite
+    return (raw + none) / (total + none * count), any_valid
 
 
 def raw_weights(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -57,19 +68,34 @@ def weighted_mean(x: Tensor, weights: Weights, point_ndim: int) -> Tensor:
 
     With a `Reduction` the result is what that makes of the samples, such as one mean per segment.
     """
+    return joined(weights, own_mean(x, weights, point_ndim))[0]
+
+
+def weighted_means(weights: Weights, *values: tuple[Tensor, int]) -> tuple[Tensor, ...]:
+    """Return `weighted_mean` of several pairs (x, point_ndim): over processes in one all-reduce."""
+    return joined(weights, *(own_mean(x, weights, point_ndim) for x, point_ndim in values))
+
+
+def joined(weights: Weights, *own: Tensor) -> tuple[Tensor, ...]:
+    """Return means from what the samples at hand add to each, `own_mean` or `own_apply`; in one all-reduce as well."""
+    return weights.join(*own) if isinstance(weights, Reduction) else own
+
+
+def own_mean(x: Tensor, weights: Weights, point_ndim: int) -> Tensor:
+    """Return what the samples at hand add to the `weighted_mean`: all of it, unless other processes have samples."""
     if weights is None:
         return x.mean(0)
     if isinstance(weights, Reduction):
-        return weights.mean(x, point_ndim)
-    if weights.ndim == 1:
-        return (weights.to(x.dtype) @ x.reshape(x.shape[0], -1)).reshape(x.shape[1:])
-    return (trailing(weights.to(x.dtype), point_ndim) * x).sum(0)
+        return weights.own_mean(x, point_ndim)
+    return weighted_sum(x, weights, point_ndim)
 
 
-def weighted_apply(spectrum: linalg.Spectrum, f: SpectralFunction, weights: Weights) -> Tensor:
-    """Return the weighted mean over dimension 0 of a function of decomposed matrices (N, *groups, n, n)."""
+def own_apply(spectrum: linalg.Spectrum, f: SpectralFunction, weights: Weights) -> Tensor:
+    """Return `own_mean` of a function of decomposed matrices (N, *groups, n, n)."""
+    if isinstance(weights, Pooled):
+        weights = weights.shares
     if isinstance(weights, Reduction):
-        return weights.mean(linalg.apply(spectrum, f), 2)
+        return weights.own_mean(linalg.apply(spectrum, f), 2)
     return linalg.weighted_apply(spectrum, f, weights)
 
 

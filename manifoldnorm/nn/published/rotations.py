@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class FirstSampleKarcher(MeanPolicy):
             [ 0.7071,  0.7071]])
     """
 
+    over_processes: ClassVar[bool] = False
     steps: int = 1
     tolerance: float = 0.0
 
