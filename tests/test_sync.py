@@ -118,6 +118,22 @@ def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
     assert layer.num_batches_tracked == 2
 
 
+@pytest.mark.slow
+def test_the_recipe_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    example = WORKER.parents[1] / "examples" / "distributed.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(example)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    printed = []
+    for epochs in (1, 2):
+        command = [*torchrun, "--out", str(tmp_path), "--batch", "250", "--epochs", str(epochs)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.splitlines())
+    assert [len(lines) for lines in printed] == [1, 1]
+    assert printed[1][0].startswith("epoch 2 of 2: test accuracy")
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 2
+
+
 # ---- one process
 
 
