@@ -153,6 +153,12 @@ def merge(errors: dict[str, float], new: dict[str, float]) -> None:
         errors[name] = max(errors.get(name, 0.0), value)
 
 
+def leaves(case: Case, part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+    """A part of the batch, and of what comes with it; gradients are wanted for all that can have one."""
+    along = {name: value[part].clone().requires_grad_(value.is_floating_point()) for name, value in case.along.items()}
+    return case.x[part].clone().requires_grad_(), along
+
+
 def own_part(split: tuple[int, ...], rank: int) -> slice:
     return slice(sum(split[:rank]), sum(split[: rank + 1]))
 
@@ -181,14 +187,18 @@ def whole_and_own(case: Case, part: slice, group: Any = None) -> tuple[dict[str,
     moved: dict[str, list[int]] = {}
     cotangent = torch.randn_like(case.x)
     for step in range(case.steps):
-        x, x_own = case.x.clone().requires_grad_(), case.x[part].clone().requires_grad_()
-        y = whole(x, **case.along)
+        x, along = leaves(case, slice(None))
+        x_own, along_own = leaves(case, part)
+        y = whole(x, **along)
         with counted() as moved["forward"]:
-            y_own = own(x_own, **{name: value[part] for name, value in case.along.items()})
+            y_own = own(x_own, **along_own)
         loss(y, cotangent).backward()
         with counted() as moved["backward"]:
             loss(y_own, cotangent[part]).backward()
         merge(errors, {"output": distance(y_own, y[part]), "input gradient": distance(x_own.grad, x.grad[part])})
+        if "weights" in along:
+            error = distance(along_own["weights"].grad, along["weights"].grad[part])
+            merge(errors, {"gradient of the weights": error})
         if step + 1 < case.steps:
             whole.zero_grad()
             own.zero_grad()

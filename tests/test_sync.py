@@ -27,7 +27,7 @@ WORKER = Path(__file__).with_name("sync_worker.py")
 F64 = {"dtype": torch.float64}
 
 
-def launch(task: str, world: int, folder: Path, seconds: float = 240) -> list[tuple[int, str]]:
+def launch(task: str, world: int, folder: Path, seconds: float = 400) -> list[tuple[int, str]]:
     """Run a task in ``world`` processes; return the exit status and the output of each, and leave none behind."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     files = [(folder / f"output{rank}").open("w+") for rank in range(world)]

@@ -100,11 +100,16 @@ def origin_where_not(finite: Tensor, manifold: Manifold, x: Tensor) -> Tensor:
 
 def one_left_out(x: Tensor, weights: Any) -> tuple[Tensor, Any]:
     """Return a batch of one sample that does not count, in place of an empty one: so a process joins the others."""
-    x = torch.cat([x, x.new_full((1, *x.shape[1:]), math.nan)])
+
+    def grown(empty: Tensor, value: float) -> Tensor:
+        return torch.cat([empty, empty.new_full((1, *empty.shape[1:]), value)])  # with the gradient that others need
+
+    def light(none: Tensor | None) -> Tensor | None:
+        return None if none is None else grown(none, 0)
+
     if isinstance(weights, PerDomain):
-        own = None if weights.weights is None else weights.weights.new_zeros(x.shape[:1])
-        return x, PerDomain(weights.domain.new_zeros(1), own)
-    return x, None if weights is None else weights.new_zeros(1, *weights.shape[1:])
+        return grown(x, math.nan), PerDomain(grown(weights.domain, 0), light(weights.weights))
+    return grown(x, math.nan), light(weights)
 
 
 def name_the_sample(manifold: Manifold, x: Tensor, error: Exception, name: str) -> None:
