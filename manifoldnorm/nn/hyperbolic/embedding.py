@@ -1,0 +1,152 @@
+"""A table of points of a manifold, looked up by index, optionally normalised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from manifoldnorm.linalg import without_autocast
+from manifoldnorm.manifolds import Manifold
+from manifoldnorm.nn import _inputs
+from manifoldnorm.nn._points import HoldsPoints
+from manifoldnorm.nn.factory import NormFactory
+from manifoldnorm.nn.learnable import LearnableManifold
+from manifoldnorm.nn.norm import ManifoldNorm
+
+
+def build_norm(norm: Any, geometry: Any, name: str, **options: Any) -> nn.Module | None:
+    """Return a norm on a geometry: from a layer, a factory of sizes (``Norm.of``), or a callable of the geometry.
+
+    Raises
+    ------
+    ValueError
+        If the norm is on another geometry.
+    """
+    if norm is None or isinstance(norm, nn.Module):
+        built = norm
+    elif isinstance(norm, NormFactory):
+        template = geometry.template if isinstance(geometry, LearnableManifold) else geometry
+        sizes = [template.d] if hasattr(template, "d") else list(template.point_shape[:1])
+        built = norm(*sizes, **options)
+    else:
+        built = norm(geometry, **options)
+    theirs = getattr(built, "manifold", None)
+    ours = geometry() if isinstance(geometry, LearnableManifold) else geometry
+    if isinstance(theirs, Manifold) and isinstance(geometry, Manifold) and theirs != ours:
+        raise ValueError(
+            f"{name}: the points are on {ours}, the norm on {theirs}. Pass the norm's class, which is called with the "
+            f"geometry, or a factory with the same options."
+        )
+    if isinstance(theirs, Manifold) and (type(theirs), theirs.point_shape) != (type(ours), ours.point_shape):
+        raise ValueError(f"{name}: the points are on {ours}, the norm on {theirs}.")
+    return built
+
+
+class HyperbolicEmbedding(HoldsPoints):
+    """A table of points, one per item, that Riemannian optimizers keep on the manifold.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        Number of items.
+    manifold : Manifold or LearnableManifold
+        Of the points; any geometry.
+    normalize : layer, factory or callable, optional
+        A norm that looked-up points pass: a layer, a factory of sizes such as ``GyroBatchNorm.of(PoincareBall)``, or a
+        class such as ``GyroBatchNorm``, which is called with the geometry (and so shares a learnable curvature).
+    sparse : bool
+        Whether the gradient of the table is sparse (then `manifoldnorm.optim.SparseRiemannianAdam`): pays for tables of
+        many thousand items.
+    radius : float
+        Points start at this distance from the origin on average (root mean square), in random directions.
+    device, dtype : optional
+        Of the table ``weight`` (num_embeddings, *point_shape).
+
+    Raises
+    ------
+    ValueError
+        If the norm is on another geometry, or an index is out of range.
+
+    Notes
+    -----
+    In training the norm's statistics are those of the points looked up in the call, each as often as it is looked up;
+    in evaluation the running ones, so a point's value does not depend on what it is looked up with. Centring and bias
+    are isometries: only the scale changes distances.
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> table = mn.nn.HyperbolicEmbedding(100, mn.PoincareBall(5), normalize=mn.nn.GyroBatchNorm)
+    >>> table(torch.tensor([[3, 1, 4], [1, 5, 9]])).shape
+    torch.Size([2, 3, 5])
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        manifold: Any,
+        *,
+        normalize: Any = None,
+        sparse: bool = False,
+        radius: float = 1e-2,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(num_embeddings, int) or num_embeddings < 1:
+            raise ValueError(f"HyperbolicEmbedding: num_embeddings must be a positive integer, got {num_embeddings!r}.")
+        if not radius > 0:
+            raise ValueError(f"HyperbolicEmbedding: radius must be positive, got {radius}: the origin is no start.")
+        self._geometry = _inputs.as_geometry(manifold)
+        self.num_embeddings, self.sparse, self.radius = num_embeddings, sparse, radius
+        from manifoldnorm._geoopt import manifold_parameter
+
+        start = self._start(self.manifold, device, dtype or torch.get_default_dtype())
+        self.weight = manifold_parameter(start, self._geometry)
+        self.norm = build_norm(normalize, self._geometry, "HyperbolicEmbedding", device=device, dtype=dtype)
+
+    def _start(self, manifold: Manifold, device: Any, dtype: torch.dtype) -> Tensor:
+        origin = manifold.origin(self.num_embeddings, dtype=dtype, device=device).detach()
+        tangent = manifold.random_tangent(origin).detach()
+        return manifold.exp(origin, self.radius / manifold.dim**0.5 * tangent).detach()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new points about the origin, and reset the norm."""
+        self.weight.copy_(self._start(self.manifold, self.weight.device, self.weight.dtype))
+        if isinstance(self.norm, ManifoldNorm):
+            self.norm.reset_parameters()
+
+    @property
+    def manifold(self) -> Manifold:
+        """The geometry in use (of a `LearnableManifold`, at its current options)."""
+        return self._geometry() if isinstance(self._geometry, LearnableManifold) else self._geometry
+
+    @without_autocast
+    def forward(self, index: Tensor) -> Tensor:
+        """Return the points (*index.shape, *point_shape) of items, normalised."""
+        if index.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"HyperbolicEmbedding: the index must hold integers, got {index.dtype}.")
+        shape = self.manifold.point_shape
+        x = functional.embedding(index, self.weight.flatten(1), sparse=self.sparse)
+        x = x.reshape(*index.shape, *shape)
+        return x if self.norm is None else self.norm(x)
+
+    def table(self) -> Tensor:
+        """Return all points (num_embeddings, *point_shape), normalised as in a call with every item once."""
+        x = self.weight.as_subclass(Tensor)
+        return x if self.norm is None else self.norm(x)
+
+    @torch.no_grad()
+    def radii(self) -> Tensor:
+        """Return the distances (num_embeddings) of the items from the origin, before any norm."""
+        x = self.weight.as_subclass(Tensor)
+        return self.manifold.dist(self.manifold.origin(dtype=x.dtype, device=x.device), x)
+
+    def extra_repr(self) -> str:
+        """Return the size and options."""
+        geometry = f"learnable {self._geometry.template}" if isinstance(self._geometry, nn.Module) else self._geometry
+        return f"{self.num_embeddings}, {geometry}, sparse={self.sparse}"
