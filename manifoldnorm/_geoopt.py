@@ -22,6 +22,7 @@ from manifoldnorm.manifolds import (
     Stereographic,
     Stiefel,
 )
+from manifoldnorm.manifolds._conformal import ConformalManifold
 
 
 @functools.cache
@@ -75,6 +76,13 @@ def _adapter_class() -> Any:
 
         def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
             return self.geometry.vector_transport(x, y, v)
+
+        def retr_transp(self, x: Tensor, u: Tensor, v: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+            geometry = self.geometry
+            if not more and isinstance(geometry, ConformalManifold):
+                return geometry.step(x, u, v)
+            y = self.retr(x, u)
+            return y, *(self.transp(x, y, w) for w in (v, *more))
 
         def proju(self, x: Tensor, u: Tensor) -> Tensor:
             return self.geometry.project_tangent(x, u)

@@ -552,3 +552,31 @@ def test_empty_batch_and_a_sample_that_is_not_finite() -> None:
     y = layer(x).detach()
     assert bool(y[1].isnan().all())
     torch.testing.assert_close(y[[0, 2]], alone[[0, 2]])
+
+
+# ---- the distance that embeddings are trained with
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_distance_of_the_ball_equals_the_derived_one_with_its_gradients(curvature: float) -> None:
+    ball = mn.PoincareBall(3, curvature)
+    p, q = _points(ball, 4, 1, seed=1).requires_grad_(), _points(ball, 4, 6, radius=4.0, seed=2).requires_grad_()
+    with torch.no_grad():
+        q[0, 0] = p[0, 0]
+        q[1, 0] = p[1, 0] + 1e-9
+    derived = mn.Stereographic(3, curvature)
+    weight = torch.randn(4, 6, generator=_generator(), dtype=F64)
+    got, want = ball.dist(p, q), derived.dist(p, q)
+    torch.testing.assert_close(got, want, atol=1e-15, rtol=1e-12)
+    for a, b in zip(*(torch.autograd.grad((d * weight).sum(), (p, q)) for d in (got, want)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-10)
+    assert bool((torch.autograd.grad(ball.dist(p, q)[0, 0], q)[0] == 0).all())
+    apart = (_points(ball, 3, 1, seed=3).requires_grad_(), _points(ball, 2, seed=4)[:, None, None].requires_grad_())
+    assert torch.autograd.gradcheck(ball.dist, apart) and torch.autograd.gradgradcheck(ball.dist, apart)
+    torch.testing.assert_close(torch.func.vmap(ball.dist)(p, q), want)
+    single = ball.dist(p.detach().float(), q.detach().float())
+    torch.testing.assert_close(single.double(), ball.dist(p.detach().float().double(), q.detach().float().double()))
+    far = torch.tensor([[0.9999999, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=F64) / math.sqrt(-curvature)
+    far = ball.project(far).requires_grad_()
+    ball.dist(far[:1], far).sum().backward()
+    assert bool(far.grad.isfinite().all())

@@ -134,6 +134,15 @@ class ConformalManifold(Manifold, Gyrogroup):
         turned = space.gyrate(target, -base, self._frame(space, base, wide))
         return self._unframe(space, target, turned).to(v.dtype)
 
+    def step(self, p: Tensor, v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``exp(p, v)`` and ``w`` transported there: what an optimizer does, from one entry to the disk."""
+        space, base, v, w = self._open(p, v, w)
+        base = self._enter(space, base)
+        change = space.exp(self._frame(space, base, v))
+        end = space.add(base, change)
+        turned = space.gyrate(base, change, self._frame(space, base, w))
+        return self._leave(space, end, p.dtype), self._unframe(space, end, turned).to(p.dtype)
+
     def squared_dist(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the squared distance of ``-p (+) q`` from the origin."""
         space, first, second = self._open(p, q)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from manifoldnorm import stats
 from manifoldnorm.linalg._call import plain
+from manifoldnorm.manifolds._ball_distance import ball_distance
 from manifoldnorm.manifolds._conformal import ConformalManifold, check_space
 from manifoldnorm.manifolds._curvature import Disk, Space, square, widen
 from manifoldnorm.stats import Weights
@@ -145,6 +146,14 @@ class PoincareBall(Stereographic):
 
     def __init__(self, d: int, curvature: float | Tensor = -1.0) -> None:
         super().__init__(d, curvature)
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return the distance, with its gradient in closed form unless something traces or the curvature is learned."""
+        if isinstance(self.curvature, Tensor) or not (plain(p.detach()) and plain(q.detach())) or p.dtype != q.dtype:
+            return super().dist(p, q)
+        self._check_last(p)
+        self._check_last(q)
+        return ball_distance(widen(p), widen(q), self.curvature, super().dist).to(p.dtype)
 
     def to_lorentz(self, x: Tensor) -> Tensor:
         """Return points of the ball on the hyperboloid `Lorentz` of the same curvature."""
