@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
+from typing import Any
 
 try:
     import matplotlib.figure  # noqa: F401 - asked for now, not after the training
@@ -20,6 +15,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"spd_networks.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
+from _common.cli import Parser, add_output, integers, positive, prepare, run
 from _spd import norms, report, training
 from _spd.tasks import QUICK, TASKS, Case, Recipe
 
@@ -57,13 +53,6 @@ ONLY_FOR = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-
 def parser() -> Parser:
     rows = "\n".join(f"  {name:14s}{choice.label}" for name, choice in norms.NORMS.items())
     same = "the same map as: " + ", ".join(f"{name} = {other}" for name, other in norms.SAME.items())
@@ -99,20 +88,8 @@ def parser() -> Parser:
     train.add_argument("--optimizer", choices=list(training.OPTIMIZERS), help="radam is Riemannian, by geoopt")
     train.add_argument("--sizes", type=integers, help="matrix sizes of the SPDNet, input first, e.g. 20,16,12")
     train.add_argument("--quick", action="store_true", help="few epochs, one seed, less data: a smoke test")
-    p.add_argument("--out", type=Path, default=Path("results/spd"), help="folder to write to, default %(default)s")
-    p.add_argument("--resume", action="store_true", help="continue an interrupted command; finished runs are kept")
-    p.add_argument("--overwrite", action="store_true", help="start anew although --out holds unfinished runs")
+    add_output(p, "results/spd")
     return p
-
-
-def integers(text: str) -> tuple[int, ...] | None:
-    return None if text == "all" else tuple(int(part) for part in text.split(","))
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -146,31 +123,7 @@ def plan(args: argparse.Namespace) -> tuple[list[training.Run], dict[str, Any]]:
         "quick": args.quick,
         "data": {f"{case.form} {case.part}".strip(): case.digest() for case in cases},
     }
-    return runs, json.loads(json.dumps(settings))
-
-
-def prepare(args: argparse.Namespace, runs: Sequence[training.Run], settings: dict[str, Any]) -> None:
-    """Make the folder ready: check what is there before anything is replaced."""
-    file = args.out / "settings.json"
-    old = json.loads(file.read_text()) if file.is_file() else None
-    if args.resume and old is not None:
-        differ = [key for key in settings if key != "data" and old.get(key) != settings[key]]
-        differ += ["data"] if any(old["data"].get(k, v) != v for k, v in settings["data"].items()) else []
-        if differ:
-            raise ValueError(f"{args.out} was made with other settings ({', '.join(differ)}); choose another --out")
-        settings = {**settings, "data": {**old["data"], **settings["data"]}}
-    elif not args.overwrite and (args.out / "checkpoints").is_dir() and not (args.out / "table.md").is_file():
-        raise ValueError(
-            f"{args.out} holds unfinished runs; add --resume to continue them or --overwrite to start anew"
-        )
-    (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (args.out / "table.md").unlink(missing_ok=True)  # its presence says that every run is finished
-    if not args.resume:
-        for checkpoint in (args.out / "checkpoints").glob("*.pt"):
-            checkpoint.unlink()
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(settings, indent=1))
-    os.replace(partial, file)
+    return runs, settings
 
 
 def execute(runs: Sequence[training.Run], recipe: Recipe, *, resume: bool) -> list[report.Done]:
@@ -182,39 +135,35 @@ def execute(runs: Sequence[training.Run], recipe: Recipe, *, resume: bool) -> li
             bar.set_postfix_str(f"{run.name}: validation {state['history'][-1]['val_accuracy']:.1f} %")
             bar.update()
 
-        for number, run in enumerate(runs):
-            done.append((run, training.train(run, recipe, progress, resume=resume)))
+        for number, each in enumerate(runs):
+            done.append((each, training.train(each, recipe, progress, resume=resume)))
             bar.update((number + 1) * recipe.epochs - bar.n)  # what early stopping or an earlier command saved
     return done
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    p = parser()
-    args = p.parse_args(argv)
+def train(args: argparse.Namespace) -> str:
+    """Train what the command line asks for and return what to print."""
     args.dataset = args.dataset or ("own" if args.data else "emg")
-    torch.set_num_threads(1)  # small matrices: more threads only wait for each other
-    try:
-        args.recipe = recipe_of(args)
-        runs, settings = plan(args)
-        prepare(args, runs, settings)
-        print(f"{runs[0].case.data.name}: {len(runs)} runs of at most {args.recipe.epochs} epochs")
-        done = execute(runs, args.recipe, resume=args.resume)
-        title = f"{runs[0].case.data.name}, {args.recipe.seeds} seed{'s' * (args.recipe.seeds > 1)}" + (
-            ", --quick" if args.quick else ""
-        )
-        text = report.write(done, title, settings, args.out)
-    except KeyboardInterrupt:
-        command = shlex.join([a for a in (argv or sys.argv[1:]) if a not in ("--resume", "--overwrite")] + ["--resume"])
-        print(f"\nstopped; every finished epoch is saved. Continue with\n  python {sys.argv[0]} {command}")
-        return 130
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, torch.linalg.LinAlgError) as error:
-        p.error(" ".join(str(error).split()))
-    print(f"\n{text}")
-    print(
-        f"table    {args.out / 'table.md'} and table.csv\npicture  {args.out / 'learning_curves.png'} and accuracy.png"
+    args.recipe = recipe_of(args)
+    runs, settings = plan(args)
+    settings = prepare(args, settings)
+    print(f"{runs[0].case.data.name}: {len(runs)} runs of at most {args.recipe.epochs} epochs")
+    done = execute(runs, args.recipe, resume=args.resume)
+    title = f"{runs[0].case.data.name}, {args.recipe.seeds} seed{'s' * (args.recipe.seeds > 1)}" + (
+        ", --quick" if args.quick else ""
     )
-    print(f"weights  {args.out / 'best.pt'}")
-    return 0
+    return "\n".join(
+        [
+            report.write(done, title, settings, args.out),
+            f"table    {args.out / 'table.md'} and table.csv",
+            f"picture  {args.out / 'learning_curves.png'} and accuracy.png",
+            f"weights  {args.out / 'best.pt'}",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(parser(), argv, train)
 
 
 if __name__ == "__main__":

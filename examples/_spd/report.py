@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from _common.files import save
+from _common.tables import comma_separated, markdown, spread
+
 from manifoldnorm import plotting
 
 from .norms import MERGED, NORMS
-from .training import Run, State, save
+from .training import Run, State
 
 Done = tuple[Run, State]
 
@@ -55,10 +56,6 @@ def _row(name: str, done: Sequence[Done]) -> Row:
     )
 
 
-def spread(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
 def table(found: Sequence[Row]) -> list[list[str]]:
     """Return the header and one line per row."""
     parts = list(found[0].parts)
@@ -76,25 +73,6 @@ def table(found: Sequence[Row]) -> list[list[str]]:
         ]
         lines.append([row.label, *numbers, *(f"{row.parts[part]:.0f}" for part in parts)])
     return lines
-
-
-def markdown(lines: Sequence[Sequence[str]], note: str) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-
-    def join(line: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        return f"| {' | '.join(cells)} |"
-
-    rule = join([("-" * w) if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
-    return "\n".join([join(lines[0]), rule, *map(join, lines[1:]), "", note, ""])
-
-
-def comma_separated(lines: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def write(done: Sequence[Done], title: str, settings: dict[str, Any], out: Path) -> str:

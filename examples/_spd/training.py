@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from _common.files import State, load, restore_optimizer, save
 from torch import Tensor, nn
 
 import manifoldnorm as mn
@@ -20,7 +19,6 @@ from manifoldnorm.datasets import Recordings
 from .norms import NORMS
 from .tasks import Case, Recipe
 
-State = dict[str, Any]
 Progress = Callable[["Run", State], None]
 
 
@@ -61,18 +59,6 @@ OPTIMIZERS = {
     "sgd": (sgd, "polar", "tangent"),
     "radam": (riemannian_adam, "manifold", "manifold"),
 }
-
-
-def save(state: State, file: Path) -> None:
-    """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".part")
-    torch.save(state, partial)
-    os.replace(partial, file)
-
-
-def load(file: Path) -> State | None:
-    return torch.load(file, weights_only=True) if file.is_file() else None
 
 
 def build(run: Run, recipe: Recipe) -> nn.Module:
@@ -119,12 +105,9 @@ class Training:
         }
 
     def restore(self, state: State) -> None:
-        for name in ("model", "optimizer", "schedule"):
+        for name in ("model", "schedule"):
             getattr(self, name).load_state_dict(state[name])
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for index, entry in state["optimizer"]["state"].items():
-            if isinstance(entry.get("step"), int):  # torch loads geoopt's count as a float32, which rounds differently
-                self.optimizer.state[parameters[index]]["step"] = entry["step"]
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.order.set_state(state["order"])
         torch.set_rng_state(state["random"])
         self.history, self.best = state["history"], state["best"]

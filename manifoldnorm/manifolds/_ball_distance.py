@@ -48,7 +48,9 @@ class BallDistance(Function):
             return *torch.autograd.grad(ctx.plain(p, q), (p, q), g, create_graph=True), None, None
         root = (-ctx.curvature) ** 0.5
         slope = g / cosine
-        along = torch.where(sine > 0, slope / (sine * product), 0.0).mul_(2 * root).unsqueeze(-1) * difference
+        # of equal points the difference is 0, whatever it is multiplied with
+        length = (sine * product).clamp_min_(torch.finfo(p.dtype).tiny ** 0.5)
+        along = (slope / length).mul_(2 * root).unsqueeze(-1) * difference
         radial = (slope * sine).mul_(2 * root)
         of_q = torch.addcmul(along, (radial / gap_q).unsqueeze(-1), q)
         of_p = (radial / gap_p).sum_to_size(p.shape[:-1]).unsqueeze(-1) * p - along.sum_to_size(p.shape)

@@ -135,8 +135,11 @@ def sine_cosine(z: Tensor, sign: int | None = None) -> tuple[Tensor, Tensor]:
 
 
 def _without_overflow(z: Tensor, sign: int | None) -> Tensor:
-    largest = 0.4 * math.log(torch.finfo(z.dtype).max)
-    return z if sign == 1 else z.clamp_min(-largest * largest)
+    return z if sign == 1 else z.clamp_min(-(_largest(z) ** 2))
+
+
+def _largest(z: Tensor) -> float:
+    return 0.4 * math.log(torch.finfo(z.dtype).max)
 
 
 def tan_ratio(z: Tensor, sign: int | None = None) -> tuple[Tensor, Tensor]:
@@ -149,6 +152,10 @@ def tan_ratio(z: Tensor, sign: int | None = None) -> tuple[Tensor, Tensor]:
     >>> tan_ratio(torch.tensor([0.0, -1.0]))
     (tensor([1.0000, 0.7616]), tensor([1.0000, 0.4200]))
     """
+    if sign == -1:  # below eps the series is its first term, as in `_Roots`
+        root = (-z).clamp_min(torch.finfo(z.dtype).eps).sqrt()
+        far = root.clamp_max(_largest(z)).cosh()
+        return root.tanh() / root, far.square().reciprocal()
     ratio = _Roots(z, sign).join(_TAN, lambda r: r.tan() / r, lambda r: r.tanh() / r)
     cosine = _Roots(_without_overflow(z, sign), sign).join(_COSINE, torch.cos, torch.cosh)
     return ratio, cosine.square().reciprocal()

@@ -95,6 +95,15 @@ class Stereographic(ConformalManifold):
     def _unframe(self, space: Space, p: Disk, frame: Tensor) -> Tensor:
         return (0.5 * p.gap) * frame
 
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return the distance; of a ball whose curvature is a number with its gradient in closed form."""
+        k = self.curvature
+        if isinstance(k, Tensor) or k >= 0 or p.dtype != q.dtype or not (plain(p.detach()) and plain(q.detach())):
+            return super().dist(p, q)
+        self._check_last(p)
+        self._check_last(q)
+        return ball_distance(widen(p), widen(q), k, super().dist).to(p.dtype)
+
     def closed_form_mean(self, x: Tensor, weights: Weights) -> Tensor | None:
         """Return the arithmetic mean where the space is known to be flat."""
         flat = not isinstance(self.curvature, Tensor) and self.curvature == 0
@@ -146,14 +155,6 @@ class PoincareBall(Stereographic):
 
     def __init__(self, d: int, curvature: float | Tensor = -1.0) -> None:
         super().__init__(d, curvature)
-
-    def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        """Return the distance, with its gradient in closed form unless something traces or the curvature is learned."""
-        if isinstance(self.curvature, Tensor) or not (plain(p.detach()) and plain(q.detach())) or p.dtype != q.dtype:
-            return super().dist(p, q)
-        self._check_last(p)
-        self._check_last(q)
-        return ball_distance(widen(p), widen(q), self.curvature, super().dist).to(p.dtype)
 
     def to_lorentz(self, x: Tensor) -> Tensor:
         """Return points of the ball on the hyperboloid `Lorentz` of the same curvature."""

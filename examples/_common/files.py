@@ -1,0 +1,32 @@
+"""Checkpoints: files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+State = dict[str, Any]
+
+
+def save(state: State, file: Path) -> None:
+    """Write a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".part")
+    torch.save(state, partial)
+    os.replace(partial, file)
+
+
+def load(file: Path) -> State | None:
+    return torch.load(file, weights_only=True) if file.is_file() else None
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Load an optimizer's state bit for bit."""
+    optimizer.load_state_dict(state)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entry in state["state"].items():
+        if isinstance(entry.get("step"), int):  # torch loads geoopt's count as a float32, which rounds differently
+            optimizer.state[parameters[index]]["step"] = entry["step"]
