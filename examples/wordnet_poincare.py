@@ -59,14 +59,14 @@ def parser() -> Parser:
     source.add_argument("--root", default="mammal.n.01", help="of a WordNet folder: a noun with what is below, or all")
     source.add_argument("--closure", action="store_true", help="edge list: take its transitive closure")
     train = p.add_argument_group("training")
-    train.add_argument("--norm", default="none,temperature,gyro", help="default %(default)s; see below")
+    train.add_argument("--norm", default="none,temperature,gyro,midpoint", help="default %(default)s; see below")
     train.add_argument("--geometry", choices=list(models.GEOMETRIES), default="ball", help="default %(default)s")
     train.add_argument("--no-geoopt", action="store_true", help="leave out geoopt's own ball")
     train.add_argument("--dim", type=positive, default=5, help="dimension, default %(default)s")
     train.add_argument("--negatives", type=positive, default=50, help="per pair, default %(default)s")
     train.add_argument("--epochs", type=positive, help="default 300")
-    train.add_argument("--batch", type=positive, help=f"pairs per step, default 512, and 4096 for over {LARGE} pairs")
-    train.add_argument("--lr", type=float, default=0.02, help="step size, default %(default)s")
+    train.add_argument("--batch", type=positive, help=f"pairs per step, default 1024, and 4096 for over {LARGE} pairs")
+    train.add_argument("--lr", type=float, default=0.03, help="step size, default %(default)s")
     train.add_argument("--seeds", type=positive, help="default 3")
     train.add_argument("--sparse", action="store_true", help="sparse gradients: for tables much larger than a batch")
     train.add_argument("--ranked", type=positive, help="rank so many random items only; default all, 4096 of many")
@@ -88,7 +88,7 @@ def plan(args: Namespace, hierarchy: data.Hierarchy) -> tuple[list[str], Recipe]
         negatives=args.negatives,
         epochs=args.epochs or (12 if args.quick else 300),
         burn_in=2 if args.quick else 20,
-        batch=args.batch or (4096 if large else 512),
+        batch=args.batch or (4096 if large else 1024),
         lr=args.lr,
         geometry=args.geometry,
         sparse=args.sparse,

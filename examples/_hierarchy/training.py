@@ -28,8 +28,8 @@ class Recipe:
     negatives: int = 50
     epochs: int = 300
     burn_in: int = 20
-    batch: int = 512
-    lr: float = 0.02
+    batch: int = 1024
+    lr: float = 0.03
     geometry: str = "ball"
     sparse: bool = False
     ranked: int | None = None

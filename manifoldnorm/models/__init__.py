@@ -1,6 +1,8 @@
 """Networks: short, readable, every norm swappable."""
 
+from manifoldnorm.models.hyperbolic_graph import HyperbolicGraphNet
+from manifoldnorm.models.poincare_resnet import PoincareResNet
 from manifoldnorm.models.spdnet import SPDNet
 from manifoldnorm.models.ssvep import SSVEPNet
 
-__all__ = ["SPDNet", "SSVEPNet"]
+__all__ = ["HyperbolicGraphNet", "PoincareResNet", "SPDNet", "SSVEPNet"]

@@ -3,6 +3,7 @@
 from manifoldnorm.nn.hyperbolic._layer import SameCurvature
 from manifoldnorm.nn.hyperbolic.conv import PoincareConv2d, from_channels_first
 from manifoldnorm.nn.hyperbolic.embedding import HyperbolicEmbedding
+from manifoldnorm.nn.hyperbolic.graph import HyperbolicAggregation
 from manifoldnorm.nn.hyperbolic.lift import Lift, Lower
 from manifoldnorm.nn.hyperbolic.linear import BusemannLinear, HyperbolicLinear
 from manifoldnorm.nn.hyperbolic.mlr import BusemannMLR, HyperbolicMLR
@@ -12,6 +13,7 @@ __all__ = [
     "BusemannLinear",
     "BusemannMLR",
     "HyperbolicActivation",
+    "HyperbolicAggregation",
     "HyperbolicEmbedding",
     "HyperbolicLinear",
     "HyperbolicMLR",

@@ -84,8 +84,8 @@ class PoincareConv2d(ToDimension):
         Whether the hyperplanes may leave the origin.
     init : {"identity", "orthogonal", "normal"}
         ``"identity"``: output points are the input points under the centre of the kernel, exactly for a kernel of size
-        one and to first order else (Poincare ResNet); ``"orthogonal"``: orthonormal rows, divided by the factor of the
-        concatenation; ``"normal"``: that of HNN++.
+        one and to first order else (Poincare ResNet); ``"orthogonal"``: orthogonal rows of equal norms, which keep the
+        norm of random vectors; ``"normal"``: that of HNN++, which shrinks them.
     device, dtype : optional
         Of ``weight`` (out_features, d, height, width) and ``bias`` (out_features).
 
@@ -141,7 +141,8 @@ class PoincareConv2d(ToDimension):
             center = self.weight.new_empty(self.weight.shape[:2])
             self.weight.zero_()[:, :, height // 2, width // 2] = identity_(center) / self.factor
         elif self.init == "orthogonal":
-            nn.init.orthogonal_(self.weight.flatten(1), gain=1 / self.factor)
+            out, inside = self.weight.flatten(1).shape
+            nn.init.orthogonal_(self.weight.flatten(1), gain=max(1.0, inside / out) ** 0.5)
         else:
             nn.init.normal_(self.weight, std=(2 / self.weight.numel()) ** 0.5)
         if self.bias is not None:
