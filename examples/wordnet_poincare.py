@@ -11,15 +11,16 @@ from pathlib import Path
 
 try:
     import matplotlib.figure  # noqa: F401 - asked for now, not after the training
-    from tqdm import tqdm
+    import tqdm  # noqa: F401
 except ModuleNotFoundError as missing:
     sys.exit(f"wordnet_poincare.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
 from _common.cli import Parser, add_output, positive, prepare, run
 from _common.files import State
+from _common.runs import Run, execute, values
 from _common.tables import comma_separated, markdown, paired, with_spread
-from _hierarchy import data, models, picture, training
-from _hierarchy.training import Recipe, Run
+from _hierarchy import data, models, picture
+from _hierarchy.training import Recipe, Training, speeds
 
 from manifoldnorm import plotting
 
@@ -29,7 +30,8 @@ embeddings (--norm takes all, or several with commas):
   geoopt        geoopt's own ball, always there unless --no-geoopt
 
 Centring and bias are isometries: only the scale of a norm changes distances. In training the statistics are those of
-the points looked up in a batch, each as often as it is looked up; ranking uses the running statistics for every item.
+all items, each once (with --sparse those of the items in a batch, each as often as it is there); ranking uses the
+running ones.
 
 what it writes to --out:
   table.md, table.csv   mean rank and MAP of reconstruction, mean and spread over seeds, paired differences, steps/s
@@ -107,33 +109,31 @@ def train(args: Namespace) -> str:
     disc = Run(names[-1], 0, folder / "disc")
     flat = dataclasses.replace(recipe, dim=2, geometry="ball")
     print(f"{hierarchy.name}: {len(hierarchy)} items, {len(hierarchy.pairs)} pairs, {len(runs)} runs and the picture's")
-    done: dict[str, list[State]] = {name: [] for name in names}
-    with tqdm(total=(len(runs) + 1) * recipe.epochs, unit="epoch", smoothing=0.05, dynamic_ncols=True) as bar:
 
-        def progress(each: Run, loss: float) -> None:
-            bar.set_postfix_str(f"{each.name} seed {each.seed}: loss {loss:.3f}")
-            bar.update()
+    def make(each: Run) -> Training:
+        return Training(each, flat if each is disc else recipe, hierarchy, keys)
 
-        for number, each in enumerate(runs):
-            done[each.name].append(training.train(each, recipe, hierarchy, keys, progress, resume=args.resume))
-            bar.update((number + 1) * recipe.epochs - bar.n)  # what an earlier command has done
-        drawn = training.train(disc, flat, hierarchy, keys, progress, resume=args.resume)
-        bar.update(bar.total - bar.n)
+    *done, (_, drawn) = execute([*runs, disc], recipe.epochs, make, "loss", resume=args.resume)
     picture.draw(drawn["result"]["points"], hierarchy, f"{hierarchy.name}, two dimensions", args.out / "disc.png")
-    speed = training.speeds(names, recipe, hierarchy, keys)
+    speed = speeds(names, recipe, hierarchy, keys)
     return write(done, speed, recipe, hierarchy, args)
 
 
 def write(
-    done: dict[str, list[State]], speed: dict[str, float], recipe: Recipe, hierarchy: data.Hierarchy, args: Namespace
+    done: Sequence[tuple[Run, State]],
+    speed: dict[str, float],
+    recipe: Recipe,
+    hierarchy: data.Hierarchy,
+    args: Namespace,
 ) -> str:
     """Write table and pictures into the folder and return what to print."""
-    reference = next(iter(done))
-    title = f"{hierarchy.name}, dimension {recipe.dim}, {args.seeds} seeds{', --quick' if args.quick else ''}"
+    reference = next(iter(speed))
+    seeds = f"{args.seeds} seed{'s' * (args.seeds > 1)}{', --quick' if args.quick else ''}"
+    title = f"{hierarchy.name}, dimension {recipe.dim}, {seeds}"
     lines = [["embedding", "mean rank", "MAP %", f"MAP against {reference}", "steps/s", f"against {reference}", "s"]]
-    for name, states in done.items():
-        ranks, precisions = ([state["result"][key] for state in states] for key in ("rank", "map"))
-        base = [state["result"]["map"] for state in done[reference]]
+    for name in speed:
+        ranks, precisions, seconds = (values(done, name, key) for key in ("rank", "map", "seconds"))
+        base = values(done, reference, "map")
         lines.append(
             [
                 models.label(name, recipe.geometry),
@@ -142,18 +142,22 @@ def write(
                 "-" if name == reference else paired(precisions, base, 1),
                 f"{speed[name]:.0f}",
                 f"{speed[name] / speed[reference]:.2f}x",
-                f"{sum(state['result']['seconds'] for state in states) / len(states):.0f}",
+                f"{sum(seconds) / len(seconds):.0f}",
             ]
         )
+    points = "the items in a batch" if recipe.sparse else "all items"
     note = (
         f"{title}; {recipe.negatives} negatives, {recipe.epochs} epochs, batches of {recipe.batch}, step size "
         f"{recipe.lr}, double precision. Mean and standard deviation over seeds; differences are paired by seed, with "
         f"their 95 % interval. Steps per second of processor time, the embeddings taking turns; s: seconds of training "
         f"per run. Centring and bias of a norm are isometries, only its scale changes distances; its statistics are "
-        f"those of the points of a batch in training and running ones in ranking."
+        f"those of {points} in training, and the running ones in ranking."
     )
     text = markdown(lines, note)
-    curves = {models.label(name, recipe.geometry): [s["losses"] for s in states] for name, states in done.items()}
+    curves: dict[str, list[list[float]]] = {}
+    for each, state in done:
+        losses = [row["loss"] for row in state["history"]]
+        curves.setdefault(models.label(each.name, recipe.geometry), []).append(losses)
     figure = plotting.learning_curves(curves, ylabel="training loss", title=title)
     figure.savefig(args.out / "losses.png")
     (args.out / "table.csv").write_text(comma_separated(lines))

@@ -493,6 +493,21 @@ def test_embedding_normalises_what_is_looked_up_in_training_and_by_running_stati
     torch.testing.assert_close(alone[0].detach(), x[7], atol=1e-3, rtol=1e-3)
 
 
+def test_statistics_are_those_of_the_table_or_of_the_batch() -> None:
+    ball, index = mn.PoincareBall(3), torch.tensor([[0, 1, 1], [2, 1, 0]])
+    torch.manual_seed(0)
+    table = mn.nn.HyperbolicEmbedding(20, ball, normalize=mn.nn.GyroBatchNorm, radius=1.0, dtype=F64)
+    norm = mn.nn.GyroBatchNorm(ball, dtype=F64)
+    points = table.weight.detach()
+    torch.testing.assert_close(table(index), norm(points)[index])
+    table.statistics = "batch"
+    torch.testing.assert_close(table(index), norm(points[index]))
+    with pytest.raises(ValueError, match="Use statistics='batch'"):
+        mn.nn.HyperbolicEmbedding(20, ball, normalize=mn.nn.GyroBatchNorm, sparse=True)
+    with pytest.raises(ValueError, match="must be 'table' or 'batch'"):
+        mn.nn.HyperbolicEmbedding(20, ball, statistics="running")
+
+
 def test_embedding_keeps_its_points_through_state_and_copies() -> None:
     table = mn.nn.HyperbolicEmbedding(5, mn.Lorentz(2), normalize=mn.nn.GyroBatchNorm)
     other = mn.nn.HyperbolicEmbedding(5, mn.Lorentz(2), normalize=mn.nn.GyroBatchNorm)

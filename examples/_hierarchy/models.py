@@ -21,7 +21,13 @@ class Ours(nn.Module):
         super().__init__()
         self.space = GEOMETRIES[geometry](d)
         self.table = mn.nn.HyperbolicEmbedding(
-            items, self.space, normalize=norm, sparse=sparse, radius=RADIUS, dtype=torch.float64
+            items,
+            self.space,
+            normalize=norm,
+            statistics="batch" if sparse else "table",
+            sparse=sparse,
+            radius=RADIUS,
+            dtype=torch.float64,
         )
         self.log_scale = nn.Parameter(torch.zeros((), dtype=torch.float64)) if temperature else None
 
@@ -30,9 +36,12 @@ class Ours(nn.Module):
         return d if self.log_scale is None else self.log_scale.exp() * d
 
     def forward(self, items: Tensor, others: Tensor) -> Tensor:
-        """Return distances (B, K) between items (B, 1) and others (B, K), which a norm sees as one batch."""
+        """Return distances (B, K) between items (B, 1) and others (B, K), of which a norm sees all in one call."""
         if self.table.norm is None:
             return self.distance(self.table(items), self.table(others))
+        if self.table.statistics == "table":
+            points = self.table.table()
+            return self.distance(*(points.index_select(0, i.flatten()).unflatten(0, i.shape) for i in (items, others)))
         points = self.table(torch.cat([items, others], 1))
         return self.distance(points[:, :1], points[:, 1:])
 

@@ -1,4 +1,4 @@
-"""One run, embedding and seed: train, checkpoint after every epoch, continue bit for bit, rank at the end."""
+"""One run, embedding and seed: what an epoch is, and the ranking at the end."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from _common.files import State, load, restore_optimizer, save
+from _common.files import State, restore_optimizer
+from _common.runs import Run
 from torch import Tensor
 
 from . import models
 from .data import Hierarchy
 from .ranking import reconstruction
-
-Progress = Callable[["Run", float], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +40,6 @@ class Recipe:
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """An embedding and a seed, with the file of its checkpoint."""
-
-    name: str
-    seed: int
-    folder: Path
-
-    @property
-    def file(self) -> Path:
-        return self.folder / f"{self.name}_seed_{self.seed}.pt"
-
-
 class Training:
     """Model, optimizers and samples of a run, with one state for all of them."""
 
@@ -63,16 +49,13 @@ class Training:
         self.model = models.build(run.name, len(hierarchy), recipe.geometry, recipe.dim, recipe.sparse)
         self.optimizers = self.model.optimizers(recipe.lr)
         self.order = torch.Generator().manual_seed(run.seed)
-        self.losses: list[float] = []
-        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
 
     def state(self) -> State:
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "order": self.order.get_state(),
-            "losses": self.losses,
-            "seconds": self.seconds,
         }
 
     def restore(self, state: State) -> None:
@@ -80,7 +63,6 @@ class Training:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             restore_optimizer(optimizer, saved)
         self.order.set_state(state["order"])
-        self.losses, self.seconds = state["losses"], state["seconds"]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield items (B, 1) and an ancestor with negatives (B, 1 + negatives), a megabyte of samples at a time."""
@@ -119,37 +101,21 @@ class Training:
         start = time.perf_counter()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.recipe.rate(len(self.losses))
+                group["lr"] = self.recipe.rate(len(self.history))
         self.model.train()
         losses = [self.step(items, candidates) for items, candidates in self.batches()]
-        self.losses.append(statistics.fmean(losses))
-        self.seconds += time.perf_counter() - start
-        if not math.isfinite(self.losses[-1]):
-            raise ValueError(f"{self.run.name}: the loss is not finite in epoch {len(self.losses)}; lower --lr")
+        loss = statistics.fmean(losses)
+        self.history.append({"loss": loss, "seconds": time.perf_counter() - start})
+        if not math.isfinite(loss):
+            raise ValueError(f"{self.run.title}: the loss is not finite in epoch {len(self.history)}; lower --lr")
 
     def result(self) -> State:
         self.model.eval()
         with torch.no_grad():
             points = self.model.points().clone()
         rank, precision = reconstruction(points, self.model.distance, self.hierarchy, items=self.recipe.ranked)
-        return {"rank": rank, "map": 100 * precision, "seconds": self.seconds, "points": points}
-
-
-def train(run: Run, recipe: Recipe, hierarchy: Hierarchy, keys: Tensor, progress: Progress, *, resume: bool) -> State:
-    """Return the losses and the result of a run, from its checkpoint as far as that goes."""
-    state = load(run.file) if resume else None
-    if state is not None and "result" in state:
-        return state
-    training = Training(run, recipe, hierarchy, keys)
-    if state is not None:
-        training.restore(state)
-    while len(training.losses) < recipe.epochs:
-        training.epoch()
-        save(training.state(), run.file)
-        progress(run, training.losses[-1])
-    state = {"losses": training.losses, "result": training.result()}
-    save(state, run.file)
-    return state
+        seconds = sum(row["seconds"] for row in self.history)
+        return {"rank": rank, "map": 100 * precision, "seconds": seconds, "points": points}
 
 
 def speeds(names: Sequence[str], recipe: Recipe, hierarchy: Hierarchy, keys: Tensor) -> dict[str, float]:

@@ -57,6 +57,10 @@ class HyperbolicEmbedding(HoldsPoints):
     normalize : layer, factory or callable, optional
         A norm that looked-up points pass: a layer, a factory of sizes such as ``GyroBatchNorm.of(PoincareBall)``, or a
         class such as ``GyroBatchNorm``, which is called with the geometry (and so shares a learnable curvature).
+    statistics : {"table", "batch"}
+        Which points the norm sees in training: all items, each once, or those looked up, each as often as it is. The
+        first normalises the whole table in every call, which is cheap where a call looks up more points than there are
+        items; the second suits large tables and sparse gradients.
     sparse : bool
         Whether the gradient of the table is sparse (then `manifoldnorm.optim.SparseRiemannianAdam`): pays for tables of
         many thousand items.
@@ -68,13 +72,12 @@ class HyperbolicEmbedding(HoldsPoints):
     Raises
     ------
     ValueError
-        If the norm is on another geometry, or an index is out of range.
+        If the norm is on another geometry, or needs the table where the gradient is to be sparse.
 
     Notes
     -----
-    In training the norm's statistics are those of the points looked up in the call, each as often as it is looked up;
-    in evaluation the running ones, so a point's value does not depend on what it is looked up with. Centring and bias
-    are isometries: only the scale changes distances.
+    Evaluation uses the running statistics, so a point's value does not depend on what it is looked up with. Centring
+    and bias are isometries: only the scale of a norm changes distances.
 
     Examples
     --------
@@ -90,6 +93,7 @@ class HyperbolicEmbedding(HoldsPoints):
         manifold: Any,
         *,
         normalize: Any = None,
+        statistics: str = "table",
         sparse: bool = False,
         radius: float = 1e-2,
         device: Any = None,
@@ -100,7 +104,15 @@ class HyperbolicEmbedding(HoldsPoints):
             raise ValueError(f"HyperbolicEmbedding: num_embeddings must be a positive integer, got {num_embeddings!r}.")
         if not radius > 0:
             raise ValueError(f"HyperbolicEmbedding: radius must be positive, got {radius}: the origin is no start.")
+        if statistics not in ("table", "batch"):
+            raise ValueError(f"HyperbolicEmbedding: statistics must be 'table' or 'batch', got {statistics!r}.")
+        if sparse and normalize is not None and statistics == "table":
+            raise ValueError(
+                "HyperbolicEmbedding: statistics of the whole table make its gradient dense. Use statistics='batch', "
+                "or sparse=False."
+            )
         self._geometry = _inputs.as_geometry(manifold)
+        self.statistics = statistics
         self.num_embeddings, self.sparse, self.radius = num_embeddings, sparse, radius
         from manifoldnorm._geoopt import manifold_parameter
 
@@ -130,16 +142,18 @@ class HyperbolicEmbedding(HoldsPoints):
         """Return the points (*index.shape, *point_shape) of items, normalised."""
         if index.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"HyperbolicEmbedding: the index must hold integers, got {index.dtype}.")
-        shape = self.manifold.point_shape
         if self.sparse:
             x = functional.embedding(index.flatten(), self.weight.flatten(1), sparse=True)
         else:  # its backward adds up rows several times faster than that of an embedding
-            x = self.weight.as_subclass(Tensor).index_select(0, index.flatten())
-        x = x.reshape(*index.shape, *shape)
+            whole = self.norm is not None and self.statistics == "table" and self.training
+            x = (self.table() if whole else self.weight.as_subclass(Tensor)).index_select(0, index.flatten())
+            if whole:
+                return x.reshape(*index.shape, *x.shape[1:])
+        x = x.reshape(*index.shape, *self.weight.shape[1:])
         return x if self.norm is None else self.norm(x)
 
     def table(self) -> Tensor:
-        """Return all points (num_embeddings, *point_shape), normalised as in a call with every item once."""
+        """Return all points (num_embeddings, *point_shape), normalised."""
         x = self.weight.as_subclass(Tensor)
         return x if self.norm is None else self.norm(x)
 
@@ -152,4 +166,4 @@ class HyperbolicEmbedding(HoldsPoints):
     def extra_repr(self) -> str:
         """Return the size and options."""
         geometry = f"learnable {self._geometry.template}" if isinstance(self._geometry, nn.Module) else self._geometry
-        return f"{self.num_embeddings}, {geometry}, sparse={self.sparse}"
+        return f"{self.num_embeddings}, {geometry}, statistics={self.statistics}, sparse={self.sparse}"
