@@ -25,7 +25,7 @@ try:
     import tqdm  # noqa: F401
     from sklearn.metrics import roc_auc_score
 except ModuleNotFoundError as missing:
-    sys.exit(f"hyperbolic_links.py needs {missing.name}: pip install 'manifoldnorm[demo]' networkx")
+    sys.exit(f"hyperbolic_links.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
 from _common import compare
 from _common.cli import Parser, add_output, integers, positive, prepare, run
