@@ -446,6 +446,17 @@ def test_one_learnable_curvature_through_embedding_norm_and_classifier() -> None
 # ---- the embedding
 
 
+def test_points_stay_on_a_manifold_whose_curvature_is_learned() -> None:
+    geometry = mn.nn.LearnableManifold(mn.PoincareBall(3), "curvature", dtype=F64)
+    table = mn.nn.HyperbolicEmbedding(30, geometry, radius=3.0, dtype=F64)
+    with torch.no_grad():
+        geometry.raw_curvature.fill_(math.log(4.0))  # half of the former ball
+    x = table(torch.arange(30))
+    mn.PoincareBall(3, -4.0).check_point(x.detach())
+    x.sum().backward()
+    assert bool(table.weight.grad.isfinite().all())
+
+
 @pytest.mark.parametrize("model", [mn.PoincareBall, mn.Lorentz])
 def test_embedding_trains_on_the_manifold_with_dense_and_sparse_gradients(model: Any) -> None:
     torch.manual_seed(0)

@@ -142,20 +142,26 @@ class HyperbolicEmbedding(HoldsPoints):
         """Return the points (*index.shape, *point_shape) of items, normalised."""
         if index.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"HyperbolicEmbedding: the index must hold integers, got {index.dtype}.")
-        if self.sparse:
-            x = functional.embedding(index.flatten(), self.weight.flatten(1), sparse=True)
-        else:  # its backward adds up rows several times faster than that of an embedding
-            whole = self.norm is not None and self.statistics == "table" and self.training
-            x = (self.table() if whole else self.weight.as_subclass(Tensor)).index_select(0, index.flatten())
-            if whole:
-                return x.reshape(*index.shape, *x.shape[1:])
-        x = x.reshape(*index.shape, *self.weight.shape[1:])
+        if self.norm is not None and self.statistics == "table" and self.training:
+            return self._rows(self.table(), index)
+        x = self._kept(self._rows(self.weight.as_subclass(Tensor), index))
         return x if self.norm is None else self.norm(x)
 
     def table(self) -> Tensor:
         """Return all points (num_embeddings, *point_shape), normalised."""
-        x = self.weight.as_subclass(Tensor)
+        x = self._kept(self.weight.as_subclass(Tensor))
         return x if self.norm is None else self.norm(x)
+
+    def _rows(self, points: Tensor, index: Tensor) -> Tensor:
+        if self.sparse:
+            rows = functional.embedding(index.flatten(), points.flatten(1), sparse=True)
+        else:  # its backward adds up rows several times faster than that of an embedding
+            rows = points.index_select(0, index.flatten())
+        return rows.reshape(*index.shape, *points.shape[1:])
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """Return points on the manifold: a learned curvature moves the boundary under them."""
+        return self.manifold.project(x) if isinstance(self._geometry, LearnableManifold) else x
 
     @torch.no_grad()
     def radii(self) -> Tensor:
