@@ -124,7 +124,7 @@ class PoincareResNet(nn.Module):
         self.classifier = mnn.HyperbolicMLR(resize(geometry, widths[-1]), n_outputs, **kind)
 
     def features(self, x: Tensor) -> Tensor:
-        """Map images (N, in_channels, H, W) to points (N, *point_shape of the last stage)."""
+        """Map images (N, in_channels, H, W) to points (N, *point_shape) of the last stage."""
         maps = self.stages(self.stem(self.lift(mnn.from_channels_first(x))))
         return self.classifier.manifold.midpoint(maps.flatten(1, 2).transpose(0, 1))
 

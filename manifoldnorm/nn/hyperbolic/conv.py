@@ -150,7 +150,7 @@ class PoincareConv2d(ToDimension):
 
     @without_autocast
     def forward(self, x: Tensor) -> Tensor:
-        """Map points (N, H, W, *point_shape) to points (N, H', W', *point_shape of ``out_manifold``)."""
+        """Map points (N, H, W, *point_shape) to points (N, H', W', *point_shape) of ``out_manifold``."""
         manifold, out = self.manifold, self.out_manifold
         self._check(manifold, x)
         if x.ndim != 4:

@@ -139,7 +139,7 @@ class HyperbolicEmbedding(HoldsPoints):
 
     @without_autocast
     def forward(self, index: Tensor) -> Tensor:
-        """Return the points (*index.shape, *point_shape) of items, normalised."""
+        """Return the points ``(*index.shape, *point_shape)`` of items, normalised."""
         if index.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"HyperbolicEmbedding: the index must hold integers, got {index.dtype}.")
         if self.norm is not None and self.statistics == "table" and self.training:
