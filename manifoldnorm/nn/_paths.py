@@ -13,12 +13,12 @@ from torch import Tensor
 from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._precision import native
-from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Euclidean, Manifold
+from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Diffeo, Euclidean, Manifold
 from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
 from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, moves
-from manifoldnorm.nn._fused_bures import LeavesDomain as LeavesDomain
-from manifoldnorm.nn.statistics import Batch
+from manifoldnorm.nn._fused_bures import LeavesDomain
+from manifoldnorm.nn.statistics import Batch, Observed
 from manifoldnorm.stats import Exact, Karcher, Newton
 
 Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
@@ -99,14 +99,37 @@ def template_only() -> Iterator[None]:
         _template.reset(token)
 
 
-def plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) -> Plan | None:
-    """Return the plan of the fused operation for an unweighted batch of finite samples, or None for the template.
-
-    Only exact types: a subclass may have changed any of the steps.
-    """
+def _plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) -> Plan | None:
     if torch.compiler.is_compiling() or _template.get() or layer._others() is not None:
         return None  # the fused operations are not traced, and know of one process only
     choose = _PLANS.get(type(base))
+    # only exact types: a subclass may have changed any of the steps
     if choose is None or not vars(type(layer)).get("fuses") or type(layer.statistics) is not Batch:
         return None
     return None if isinstance(metric_scale, Tensor) else choose(layer, base, y, metric_scale)
+
+
+def fused(
+    layer: Any, manifold: Any, chart: Diffeo | None, base: Manifold, metric_scale: float | Tensor, y: Tensor
+) -> Tensor | None:
+    """Return the output for an unweighted batch of finite samples in the chart, or None for the template.
+
+    The running statistics follow.
+    """
+    plan = _plan(layer, base, metric_scale, y)
+    if plan is None:
+        return None
+    tangent = point = None
+    if layer.bias_kind == "tangent" and plan.takes_tangent:
+        # the operation itself projects where there is no chart in between
+        tangent = layer.bias if chart is None else layer._base_tangent_bias(manifold, base)
+    elif layer.bias_kind:
+        point = layer._base_bias(manifold, chart, base)
+    try:
+        out, mean, variance = plan.run(y, layer.log_scale if layer.affine else None, tangent, point)
+    except LeavesDomain:
+        return None
+    took(layer, "fused")
+    if layer.training and layer.track_running_stats:
+        layer.statistics.track(layer, Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
+    return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import functools
 import math
 from typing import Any
@@ -15,7 +14,6 @@ from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
 from manifoldnorm.nn import _inputs, _paths, moves
 from manifoldnorm.nn._affine import Affine
-from manifoldnorm.nn._paths import Plan
 from manifoldnorm.nn._tracking import Tracking, where_enough
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.statistics import Batch, Observed, Statistics
@@ -186,10 +184,9 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         domain = weights.domain if isinstance(weights, _inputs.PerDomain) else None
         from_batch = self._from_batch()
         if from_batch and finite is None and weights is None:
-            plan = _paths.plan(self, base, metric_scale, y)
-            if plan is not None:
-                with contextlib.suppress(_paths.LeavesDomain):
-                    return self._normalize_fused(plan, manifold, chart, metric_scale, y), None
+            out = _paths.fused(self, manifold, chart, base, metric_scale, y)
+            if out is not None:
+                return out, None
         seen = self._observe(base, chart, metric_scale, y, finite, weights) if from_batch else None
         mean = self._centre(seen, chart)
         moved = self._moved(base, mean, y, domain)
@@ -209,23 +206,6 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             return out, None
         # NaN + anything is NaN: marks the samples that were left out, at no cost backward
         return out, torch.where(finite, 0.0, math.nan).to(out.real.dtype if out.is_complex() else out.dtype)
-
-    def _normalize_fused(
-        self, plan: Plan, manifold: Manifold, chart: Diffeo | None, metric_scale: float | Tensor, y: Tensor
-    ) -> Tensor:
-        """Return the output of one fused operation, and track its statistics."""
-        tangent = point = None
-        if self.bias_kind == "tangent" and plan.takes_tangent:
-            # the operation itself projects where there is no chart in between
-            tangent = self.bias if chart is None else self._base_tangent_bias(manifold, plan.manifold)
-        elif self.bias_kind:
-            point = self._base_bias(manifold, chart, plan.manifold)
-        out, mean, variance = plan.run(y, self.log_scale if self.affine else None, tangent, point)
-        _paths.took(self, "fused")
-        if self.training and self.track_running_stats:
-            seen = Observed(plan.manifold, chart, metric_scale, y, None, mean, None)
-            self.statistics.track(self, seen, mean, variance)
-        return out
 
     def _observe(
         self,
