@@ -169,7 +169,7 @@ PUBLIC = {
     "manifolds": "Manifold LieGroup Gyrogroup Diffeo Pullback Euclidean AffineInvariant LogEuclidean LogCholesky "
     "BuresWasserstein GeneralizedBuresWasserstein CholeskyRightInvariant AdaptiveLogEuclidean PowerDeformed Stiefel",
     "nn": "RiemannianBatchNorm LieBatchNorm GyroBatchNorm BuresWassersteinBatchNorm LearnableManifold Batch BiMap "
-    "ReEig LogEig ExpEig SPDVectorize Covariance Sequential published",
+    "ReEig LogEig ExpEig SPDVectorize Covariance Sequential convert_sync_batchnorm published",
     "stats": "Exact Newton Karcher FixedPoint Midpoint frechet_mean frechet_variance",
     "linalg": "eigh logm expm sqrtm inv_sqrtm powm clamp_eig sqrtm_inv_sqrtm lyapunov precision cholesky",
     "models": "SPDNet",
