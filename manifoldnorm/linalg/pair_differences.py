@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._quadrature import gauss_legendre
 
 PairFunction = Callable[[Tensor, Tensor], Tensor]
@@ -29,8 +30,17 @@ def slope(f: PairFunction) -> PairFunction:
 
     def derivative(a: Tensor, b: Tensor) -> Tensor:
         a, b = torch.broadcast_tensors(a, b)
-        value, pull = torch.func.vjp(lambda x: f(x, b), a)[:2]
-        return pull(torch.ones_like(value))[0]
+        if not plain(a) or not plain(b):
+            value, pull = torch.func.vjp(lambda x: f(x, b), a)[:2]
+            return pull(torch.ones_like(value))[0]
+        nested = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+        with torch.enable_grad():  # a third of the time of the above
+            x = a if nested and a.requires_grad else a.detach().requires_grad_()
+            value = f(x, b if nested else b.detach())
+            if not value.requires_grad:
+                return torch.zeros_like(a)
+            ones = torch.ones_like(value)
+            return torch.autograd.grad(value, x, ones, create_graph=nested, materialize_grads=True)[0]
 
     return derivative
 
