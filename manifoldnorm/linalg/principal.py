@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from manifoldnorm.linalg import _angles
 from manifoldnorm.linalg._basis import HIGHER_ORDER, no_derivative
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import without_autocast
@@ -69,6 +70,8 @@ def principal_bases(along: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     _, squares, right = decompose(gram, name="principal angles")
     right, squares = right.to(gram.dtype), squares.to(gram.dtype)
+    if _angles.usable(along, squares, right):
+        return _angles.bases(along.mT, squares, right)
     # columns descend in length, so the factorisation leaves the good ones alone and completes the vanishing ones
     left, triangle = torch.linalg.qr(along @ right.mT)
     cosine = triangle.diagonal(dim1=-2, dim2=-1)
@@ -115,6 +118,9 @@ class _SquaredLength(Function):
     @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
         along, off, angles, sine, left, right = ctx.saved_tensors
+        if _angles.usable(off, angles, left, g):
+            found = _angles.square_backward(off, angles, sine, left, right, g)
+            return *(_done(grad, along, off, g) for grad in found), None, None, None, None
         twice = (2 * g.unsqueeze(-1) * angles / sine).unsqueeze(-1)
         grad_along = (right * -twice * sine.unsqueeze(-1).square()).mT @ left.mT
         grad_off = (right.mT @ (twice * angles.cos().unsqueeze(-1) * right)) @ off
@@ -129,6 +135,8 @@ class _Velocity(Function):
     @staticmethod
     @without_autocast
     def forward(along: Tensor, off: Tensor, angles: Tensor, sine: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        if _angles.usable(off, angles, left):
+            return _angles.shoot(off, angles, sine, left, right, None)
         return (left * (angles / sine).unsqueeze(-2)) @ right @ off
 
     @staticmethod
@@ -139,6 +147,9 @@ class _Velocity(Function):
     @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
         p = Principal(*ctx.saved_tensors)
+        if _angles.usable(p.off, p.angles, p.left, g):
+            found = _angles.velocity_backward(p.off, p.angles, p.sine, p.left, p.right, g)
+            return *(_done(grad, p.along, p.off, g) for grad in found), None, None, None, None
         inside = (p.right / p.sine.unsqueeze(-1)) @ (p.off @ g.mT) @ p.left
         minus, plus = _sums(p.angles)
         minus, plus = minus / minus.sin(), plus / plus.sin()
@@ -164,6 +175,8 @@ class _Dilate(Function):
     def forward(
         along: Tensor, off: Tensor, angles: Tensor, sine: Tensor, left: Tensor, right: Tensor, t: Tensor
     ) -> Tensor:
+        if _angles.usable(off, angles, left, t):
+            return _angles.shoot(off, angles, sine, left, right, t)
         turned = t.unsqueeze(-1) * angles
         bottom = (left * (turned.sin() / sine).unsqueeze(-2)) @ right @ off
         return torch.cat([(left * turned.cos().unsqueeze(-2)) @ left.mT, bottom], -1)
@@ -177,6 +190,10 @@ class _Dilate(Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         *saved, t = ctx.saved_tensors
         p = Principal(*saved)
+        sources = (p.along, p.off, t, g)
+        if _angles.usable(p.off, p.angles, p.left, t, g):
+            along, off, grad_t = _angles.dilate_backward(p.off, p.angles, p.sine, p.left, p.right, t, g)
+            return _done(along, *sources), _done(off, *sources), None, None, None, None, _done(grad_t, *sources)
         turned = t.unsqueeze(-1) * p.angles
         sine, cosine = turned.sin(), turned.cos()
         size = p.left.shape[-1]
@@ -191,7 +208,6 @@ class _Dilate(Function):
         odd = plus * (horizontal + plus_turn * vertical)
         across = (even + even.mT + odd - odd.mT) / 2
         along, off = _pull(p, across, bottom, sine / p.sine, p.left.mT, source)
-        sources = (p.along, p.off, t, g)
         return _done(along, *sources), _done(off, *sources), None, None, None, None, _done(grad_t, *sources)
 
 

@@ -78,7 +78,14 @@ class Grassmann(Manifold, Gyrogroup):
 
     def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
         """Return ``exp(p, t log(p, q))``, from one decomposition."""
-        return _point(p, _frames.ray_between(p, q), t)
+        if torch.is_grad_enabled() or p.shape != q.shape:
+            return _point(p, _frames.ray_between(p, q), t)
+        base, gap = _frames.orthonormal(p), _frames.orthonormal(q) - _frames.orthonormal(p)
+        along = base.mT @ gap
+        eye = torch.eye(p.shape[-1], dtype=base.dtype, device=p.device)
+        y = principal.dilate(principal.principal((eye + along).mT, (gap - base @ along).mT), t)
+        top, off = y.mT.split([p.shape[-1], p.shape[-2]], -2)
+        return (base @ top + off).to(p.dtype)
 
     def squared_dist(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the sum of the squared principal angles."""

@@ -1,11 +1,12 @@
 """Compiled kernels for batches of small matrices on the CPU, and the choice between them and torch's solver."""
 
 from manifoldnorm.linalg.native._choice import backend, backends, chosen, fusing
-from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, NOT_CONVERGED, FusedCall, Kernels, kernels
+from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, NOT_CONVERGED, AnglesCall, FusedCall, Kernels, kernels
 
 __all__ = [
     "INSTRUCTION_SETS",
     "NOT_CONVERGED",
+    "AnglesCall",
     "FusedCall",
     "Kernels",
     "backend",

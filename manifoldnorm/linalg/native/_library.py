@@ -33,6 +33,19 @@ class FusedCall(ctypes.Structure):
     )
 
 
+class AnglesCall(ctypes.Structure):
+    """One call of the kernels of principal angles: the struct ``Angles`` of angles_table.hpp."""
+
+    _fields_ = (
+        ("operation", ctypes.c_int),
+        ("p", ctypes.c_int),
+        ("m", ctypes.c_int),
+        ("batch", ctypes.c_int64),
+        ("inputs", ctypes.c_void_p * 7),
+        ("outputs", ctypes.c_void_p * 3),
+    )
+
+
 class Kernels:
     """The functions of the compiled library at ``path``.
 
@@ -51,6 +64,8 @@ class Kernels:
         self._eigen.restype = ctypes.c_int64
         self._fused = library.mn_fused
         self._fused.argtypes = (*(ctypes.c_int,) * 2, ctypes.c_void_p, ctypes.c_int)
+        self._angles = library.mn_angles
+        self._angles.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
         self.best: int = library.mn_best()
         self._check()
 
@@ -86,6 +101,11 @@ class Kernels:
         """Run a fused operation; the arguments of its operands are contiguous and outlive the call."""
         if self._fused(self.best, single, ctypes.byref(call), torch.get_num_threads()):
             raise ValueError("fused kernel: an argument is out of range")
+
+    def angles(self, call: AnglesCall) -> None:
+        """Run an operation on principal angles; the arguments of its operands are contiguous and outlive the call."""
+        if self._angles(self.best, ctypes.byref(call), torch.get_num_threads()):
+            raise ValueError("kernel of principal angles: an argument is out of range")
 
     def _check(self) -> None:
         """Decompose matrices with eigenvalues 1, 2, 4 and compare."""
