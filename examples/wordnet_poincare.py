@@ -36,13 +36,13 @@ running ones.
 what it writes to --out:
   table.md, table.csv   mean rank and MAP of reconstruction, mean and spread over seeds, paired differences, steps/s
   losses.png            training loss per epoch
-  disc.png              a second embedding, in two dimensions, with the names of the largest groups
+  disc.png              an embedding in two dimensions without a norm, with the names of the largest groups
   checkpoints/          state of every run; what --resume continues from
 
 examples:
   python examples/wordnet_poincare.py --norm all --out results/mammals
   python examples/wordnet_poincare.py --geometry lorentz --norm none,gyro
-  python examples/wordnet_poincare.py --data /usr/share/wordnet --root all --seeds 1    # every noun: hours
+  python examples/wordnet_poincare.py --data /usr/share/wordnet --root all --seeds 1    # every noun: an hour
   python examples/wordnet_poincare.py --data my_edges.tsv --closure
 """
 LARGE = 50_000  # pairs
@@ -70,7 +70,7 @@ def parser() -> Parser:
     train.add_argument("--batch", type=positive, help=f"pairs per step, default 1024, and 4096 for over {LARGE} pairs")
     train.add_argument("--lr", type=float, default=0.03, help="step size, default %(default)s")
     train.add_argument("--seeds", type=positive, help="default 3")
-    train.add_argument("--sparse", action="store_true", help="sparse gradients: for tables much larger than a batch")
+    train.add_argument("--sparse", action="store_true", help="sparse gradients: for batches that touch few items")
     train.add_argument("--ranked", type=positive, help="rank so many random items only; default all, 4096 of many")
     train.add_argument("--quick", action="store_true", help="few epochs, one seed: a smoke test")
     add_output(p, "results/wordnet")
@@ -106,7 +106,7 @@ def train(args: Namespace) -> str:
     prepare(args, {**dataclasses.asdict(recipe), "quick": args.quick, "data": {hierarchy.name: hierarchy.digest()}})
     keys, folder = hierarchy.keys, args.out / "checkpoints"
     runs = [Run(name, seed, folder) for name in names for seed in range(args.seeds)]
-    disc = Run(names[-1], 0, folder / "disc")
+    disc = Run("none", 0, folder / "disc")
     flat = dataclasses.replace(recipe, dim=2, geometry="ball")
     print(f"{hierarchy.name}: {len(hierarchy)} items, {len(hierarchy.pairs)} pairs, {len(runs)} runs and the picture's")
 

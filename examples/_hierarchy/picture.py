@@ -17,14 +17,15 @@ def draw(points: Tensor, hierarchy: Hierarchy, title: str, file: Path, labels: i
     from matplotlib.figure import Figure
 
     ball = mn.PoincareBall(2)
+    descendants = torch.bincount(hierarchy.pairs[:, 1], minlength=len(hierarchy))
+    points = ball.gyrosub(points[descendants.argmax()], points)  # an isometry that puts the root in the centre
     figure = Figure(figsize=(9, 9), layout="constrained", dpi=120)
     axes = figure.add_subplot()
     edges = hierarchy.direct if len(hierarchy.direct) else hierarchy.pairs
-    times = torch.linspace(0, 1, 17, dtype=points.dtype)[:, None]
+    times = torch.linspace(0, 1, 65, dtype=points.dtype)[:, None]
     arcs = ball.geodesic(points[edges[:, 0]], points[edges[:, 1]], times)
     axes.plot(arcs[..., 0], arcs[..., 1], color="tab:blue", alpha=0.15, linewidth=0.6)
     axes.plot(points[:, 0], points[:, 1], "o", color="black", markersize=2, alpha=0.5)
-    descendants = torch.bincount(hierarchy.pairs[:, 1], minlength=len(hierarchy))
     placed: list[Tensor] = []
     room = torch.tensor([0.16, 0.045], dtype=points.dtype)  # that a label needs
     for item in descendants.argsort(descending=True).tolist():
