@@ -41,16 +41,18 @@ def write(
     if len(parts) == 1:
         lines = [line[1:] for line in lines]
     text = markdown(lines, note)
-    curves: dict[str, list[list[float]]] = {}
-    for run, state in done:
-        each = ", ".join(filter(None, [run.part, labels[run.name]]))
-        curves.setdefault(each, []).append([row[curve] for row in state["history"]])
-    plotting.learning_curves(curves, ylabel=curve, title=title).savefig(out / "learning_curves.png")
+    pictures = []
+    for part in parts:
+        histories = {name: [s["history"] for r, s in done if (r.name, r.part) == (name, part)] for name in names}
+        curves = {labels[n]: [[row[curve] for row in one] for one in several] for n, several in histories.items()}
+        pictures.append(f"learning_curves{'_' * bool(part)}{part}.png" if len(parts) > 1 else "learning_curves.png")
+        figure = plotting.learning_curves(curves, ylabel=curve, title=", ".join(filter(None, [part, title])))
+        figure.savefig(out / pictures[-1])
     plotting.accuracy_per_norm(found, xlabel=what, title=title).savefig(out / "runs.png")
     (out / "table.csv").write_text(comma_separated(lines))
     (out / "table.md").write_text(text)
     return "\n".join(
-        [text, f"table    {out / 'table.md'} and table.csv", f"pictures {out / 'learning_curves.png'} and runs.png"]
+        [text, f"table    {out / 'table.md'} and table.csv", f"pictures {out / 'runs.png'}, {', '.join(pictures)}"]
     )
 
 
