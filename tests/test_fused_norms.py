@@ -207,6 +207,12 @@ def test_a_bad_sample_is_named_and_changes_nothing(manifold: Any) -> None:
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
+def test_a_batch_of_zeros_is_refused() -> None:
+    layer = mn.nn.RiemannianBatchNorm(mn.BuresWasserstein(3), grad_through_stats=False)
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive definite"):
+        layer(torch.zeros(4, 3, 3))
+
+
 COUNTS = [
     (lambda: mn.nn.LieBatchNorm(mn.AffineInvariant(N), mean=Karcher(1)), {("eigh", 30): 2}),
     (lambda: mn.nn.GyroBatchNorm(mn.AffineInvariant(N), mean=Karcher(1)), {("eigh", 30): 2}),
