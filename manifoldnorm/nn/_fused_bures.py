@@ -82,9 +82,10 @@ class FusedBures(Function):
         n, wide = x.shape[-1], x.double()
         mean = _mean(plan, wide)
         target = torch.eye(n, dtype=wide.dtype) if bias is None else bias.double()
-        (spectrum, target_spectrum), (basis, target_basis) = _eigen(torch.stack([mean, target]))
-        if float(spectrum[0]) <= torch.finfo(wide.dtype).eps * float(spectrum[-1]):
-            cholesky_cpu(mean, False, f"{_NAME} mean")  # clamped above: it says what is wrong, as the template's does
+        both, (basis, target_basis) = eigh_cpu(torch.stack([mean, target]), False, True, _NAME)
+        if not float(both[0, 0]) > 0:
+            cholesky_cpu(mean, False, f"{_NAME} mean")  # says what is wrong, where it is more than rounding
+        spectrum, target_spectrum = fn.LOG.clamp(both, torch.finfo(wide.dtype).eps)
         factor = spectrum.sqrt().unsqueeze(-1) * basis  # F^T
         values, rows = _eigen(_fused.congruence(factor, wide))
         weight = (2 * _sums(spectrum)).sqrt_() / (spectrum.sqrt().unsqueeze(-1) * spectrum.sqrt())
