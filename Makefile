@@ -64,7 +64,7 @@ $(DEMO_READY):
 	@touch $@
 
 $(DEV_READY):
-	@$(call install,demo$(comma)dev$(comma)docs$(comma)plot$(comma)sklearn)
+	@$(call install,demo$(comma)dev$(comma)docs$(comma)gpu-test$(comma)plot$(comma)sklearn)
 	@touch $@ $(DEMO_READY)
 
 comma := ,

@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import _fused
+from manifoldnorm.linalg._call import plain
+from manifoldnorm.linalg._precision import symmetrize
 from manifoldnorm.linalg._spectral_function import SpectralFunction
+from manifoldnorm.linalg.native import chosen_on_device
 
 
 def rebuild(vectors_h: Tensor, diagonal: Tensor) -> Tensor:
@@ -33,6 +36,17 @@ def diagonal(m: Tensor) -> Tensor:
     """Return the real diagonal."""
     d = m.diagonal(dim1=-2, dim2=-1)
     return d.real if d.is_complex() else d
+
+
+def weigh(vectors_h: Tensor, weights: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``U (K o U^H sym(G) U) U^H`` and the real diagonals of ``U^H sym(G) U``."""
+    if plain(vectors_h, "cuda") and vectors_h.shape == g.shape:
+        kernels = chosen_on_device(vectors_h, decompose=False)
+        if kernels is not None:
+            return kernels.adjoint(vectors_h, weights.expand_as(g), g)
+    gh = to_basis(vectors_h, symmetrize(g))
+    inner = diagonal(gh).clone()
+    return from_basis(vectors_h, gh.mul_(weights)), inner
 
 
 def clamped(a: Tensor, w: Tensor, f: SpectralFunction) -> Tensor:

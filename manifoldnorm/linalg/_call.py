@@ -30,11 +30,11 @@ def call(function: type[Function], *args: Any) -> Any:
     return function.forward(*args)
 
 
-def plain(a: Tensor) -> bool:
-    """Return whether ``a`` is an ordinary CPU tensor and nothing traces, so that an operator's kernel may be called."""
-    return _plain_eager() and ordinary(a)
+def plain(a: Tensor, device: str = "cpu") -> bool:
+    """Return whether ``a`` is an ordinary tensor and nothing traces, so that an operator's kernel may be called."""
+    return _plain_eager() and ordinary(a, device)
 
 
-def ordinary(a: Tensor) -> bool:
-    """Return whether ``a`` has memory on the CPU: what a transform wrapped may outlive the transform."""
-    return type(a) is Tensor and a.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(a)
+def ordinary(a: Tensor, device: str = "cpu") -> bool:
+    """Return whether ``a`` has memory on the device: what a transform wrapped may outlive the transform."""
+    return type(a) is Tensor and a.device.type == device and not torch._C._functorch.is_functorch_wrapped_tensor(a)

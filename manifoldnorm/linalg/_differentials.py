@@ -10,7 +10,16 @@ from torch.autograd import Function
 
 from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg import functions as fn
-from manifoldnorm.linalg._basis import HIGHER_ORDER, clamped, diagonal, from_basis, no_derivative, rebuild, to_basis
+from manifoldnorm.linalg._basis import (
+    HIGHER_ORDER,
+    clamped,
+    diagonal,
+    from_basis,
+    no_derivative,
+    rebuild,
+    to_basis,
+    weigh,
+)
 from manifoldnorm.linalg._call import call
 from manifoldnorm.linalg._precision import real_dtype, symmetrize, without_autocast
 from manifoldnorm.linalg._spectral_function import SpectralFunction
@@ -50,19 +59,14 @@ class Vjp(Function):
     @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, p: Tensor | None, g: Tensor, f: SpectralFunction) -> Any:
         w, g = clamped(a, w, f), g.to(uh.dtype)
-        fused = f.native is not None and g.shape == uh.shape and _fused.usable(uh, w, p, g)
-        if fused:
+        if f.native is not None and g.shape == uh.shape and _fused.usable(uh, w, p, g):
             grad_a, inner, _ = _fused.adjoint(f, w, p, uh, g)
         else:
-            gh = to_basis(uh, symmetrize(g))
-            inner = diagonal(gh)
-        grad_p = None
-        if p is not None:
-            assert f.parameter is not None
-            grad_p = (inner * f.parameter.value(w, p)).sum(-1)
-        if not fused:
-            grad_a = from_basis(uh, gh.mul_(f.divided(w, p)))
-        return grad_a.to(a.dtype) if p is None else (grad_a.to(a.dtype), grad_p)
+            grad_a, inner = weigh(uh, f.divided(w, p), g)
+        if p is None:
+            return grad_a.to(a.dtype)
+        assert f.parameter is not None
+        return grad_a.to(a.dtype), (inner * f.parameter.value(w, p)).sum(-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifoldnorm.linalg._precision import native, working_dtype
 from manifoldnorm.linalg._tally import record
-from manifoldnorm.linalg.native import NOT_CONVERGED, chosen
+from manifoldnorm.linalg.native import NOT_CONVERGED, chosen, chosen_on_device
 
 _LIB = torch.library.Library("manifoldnorm", "DEF")
 _LIB.define("eigh(Tensor a, bool wide, bool positive, str name) -> (Tensor, Tensor)")
@@ -127,16 +127,20 @@ def eigh_cpu(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, 
 
 
 def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
-    h = _hermitian(a, wide)
-    finite = _finite(h)
-    eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
-    w, u = torch.linalg.eigh(torch.where(finite[..., None, None], h, eye))
-    bad = ~finite
+    kernels = chosen_on_device(a)
+    if kernels is not None:
+        w, uh = kernels.eigen(a.to(working_dtype(a.dtype, wide)), vectors=True)
+    else:
+        h = _hermitian(a, wide)
+        finite = _finite(h)
+        eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+        w, u = torch.linalg.eigh(torch.where(finite[..., None, None], h, eye))
+        w, uh = w.masked_fill(~finite[..., None], float("nan")), _adjoint(u).contiguous()
     if positive:
-        tolerance = INDEFINITE_TOL * h.shape[-1] * torch.finfo(a.dtype).eps
-        bad = bad | (w[..., 0] < -tolerance * w[..., -1].abs()) | (w[..., -1] < 0)
-    w = w.masked_fill(bad[..., None], float("nan"))
-    return w, _adjoint(u).contiguous()
+        tolerance = INDEFINITE_TOL * a.shape[-1] * torch.finfo(a.dtype).eps
+        bad = (w[..., :1] < -tolerance * w[..., -1:].abs()) | (w[..., -1:] < 0)
+        w = w.masked_fill(bad, float("nan"))
+    return w, uh
 
 
 def _eigh_fake(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tensor, Tensor]:
@@ -164,6 +168,13 @@ def _eigvalsh(a: Tensor, wide: bool) -> Tensor:
     w = torch.linalg.eigvalsh(torch.where(finite[..., None, None], h, eye))
     w = w.masked_fill(~finite[..., None], float("nan"))
     return w.to(working_dtype(a.dtype, wide).to_real())
+
+
+def _eigvalsh_device(a: Tensor, wide: bool) -> Tensor:
+    kernels = chosen_on_device(a)
+    if kernels is None:
+        return _eigvalsh(a, wide)
+    return kernels.eigen(a.to(working_dtype(a.dtype, wide)), vectors=False)[0]
 
 
 def _eigvalsh_fake(a: Tensor, wide: bool) -> Tensor:
@@ -197,7 +208,7 @@ def _lowest_projector_device(a: Tensor, lowest: Tensor, limit: float) -> Tensor:
 
 
 def _smallest_below_device(a: Tensor, limit: float) -> Tensor:
-    return _eigvalsh(a, False)[..., 0].clamp_max(limit)
+    return _eigvalsh_device(a, False)[..., 0].clamp_max(limit)
 
 
 def _smallest_below_fake(a: Tensor, limit: float) -> Tensor:
@@ -241,7 +252,7 @@ def _no_derivative(g: Tensor, reason: str) -> Tensor:
 _LIB.impl("eigh", eigh_cpu, "CPU")
 _LIB.impl("eigh", _eigh_device, "CUDA")
 _LIB.impl("eigvalsh", _eigvalsh_cpu, "CPU")
-_LIB.impl("eigvalsh", _eigvalsh, "CUDA")
+_LIB.impl("eigvalsh", _eigvalsh_device, "CUDA")
 _LIB.impl("smallest_below", smallest_below_cpu, "CPU")
 _LIB.impl("smallest_below", _smallest_below_device, "CUDA")
 _LIB.impl("lowest_projector", lowest_projector_cpu, "CPU")

@@ -1,6 +1,6 @@
 """Compiled kernels for batches of small matrices on the CPU, and the choice between them and torch's solver."""
 
-from manifoldnorm.linalg.native._choice import backend, backends, chosen, fusing
+from manifoldnorm.linalg.native._choice import backend, backends, chosen, chosen_on_device, fusing
 from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, NOT_CONVERGED, AnglesCall, FusedCall, Kernels, kernels
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "backend",
     "backends",
     "chosen",
+    "chosen_on_device",
     "fusing",
     "kernels",
 ]

@@ -1,4 +1,4 @@
-"""Which solver decomposes: the compiled kernels or torch's, by size, batch and dtype, unless the caller decides."""
+"""Which solver decomposes: kernels of our own or torch's, by size, batch and dtype, unless the caller decides."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -26,13 +27,13 @@ FILLING = 4
 
 @contextlib.contextmanager
 def backend(mode: str) -> Iterator[None]:
-    """Choose the solver that decomposes real symmetric matrices on CPU.
+    """Choose the solver that decomposes real symmetric matrices.
 
     Parameters
     ----------
     mode : {"auto", "native", "torch-eigh", "torch"}
-        ``"native"``: the compiled kernels wherever they exist (real matrices up to 96 x 96); ``"torch-eigh"``: never to
-        decompose, only for the products around a decomposition; ``"torch"``: never;
+        ``"native"``: our own kernels wherever they exist (real matrices up to 96 x 96 on CPU, 64 x 64 on GPU);
+        ``"torch-eigh"``: never to decompose, only for the products around a decomposition; ``"torch"``: never;
         ``"auto"`` (the default, or what the environment variable ``MANIFOLDNORM_EIGH`` says): where they are faster.
         The choice holds for the current thread or task; a compiled function is called, not traced, inside.
 
@@ -81,6 +82,24 @@ def chosen(a: Tensor, dtype: torch.dtype) -> Kernels | None:
     return library
 
 
+def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
+    """Return the Triton kernels if they are to decompose ``a``, on a GPU, or None for torch's solver.
+
+    With ``decompose=False``: if they are to form the products around a decomposition.
+    """
+    mode, n = _mode.get(), a.shape[-1]
+    if mode == "torch" or (decompose and mode == "torch-eigh") or a.is_complex() or n == 0:
+        return None
+    from manifoldnorm.linalg import gpu  # imports Triton
+
+    if n > (gpu.LARGEST if decompose else gpu.LARGEST_ADJOINT):
+        return None
+    reason = gpu.trouble(n, a.dtype, a.device)
+    if reason is not None and mode == "native":
+        raise RuntimeError(f"the backend 'native' was asked for, but {reason}.")
+    return gpu if reason is None else None
+
+
 def fusing(a: Tensor) -> Kernels | None:
     """Return the kernels if they are to run fused operations on ``a``, a real CPU tensor, or None for torch's own."""
     if _mode.get() == "torch" or a.shape[-1] > LARGEST:
@@ -111,5 +130,17 @@ def backends() -> dict[str, str]:
     return {
         "cpu real": real,
         "cpu complex": "torch: the compiled kernels are real",
-        "cuda": "torch",
+        "cuda": _device(mode),
     }
+
+
+def _device(mode: str) -> str:
+    if mode in ("torch", "torch-eigh"):
+        return f"torch: chosen by backend('{mode}') or {_VARIABLE}"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    from manifoldnorm.linalg import gpu
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    reason = gpu.trouble(gpu.LARGEST, torch.float32, device)
+    return f"torch: {reason}" if reason else f"Triton kernels: real, n <= {gpu.LARGEST}; else torch"
