@@ -57,7 +57,7 @@ build: $(DEV_READY)
 	$(PY) -m zipfile -l dist/*.whl | grep -q 'manifoldnorm/py.typed'
 
 bench: $(DEV_READY)
-	OMP_NUM_THREADS=1 $(PY) benchmarks/norms.py
+	OMP_NUM_THREADS=1 $(PY) -m manifoldnorm bench norms --dtype float64
 
 $(DEMO_READY):
 	@$(call install,demo)

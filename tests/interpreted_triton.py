@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import mpmath
 import pytest
 import torch
 from torch import Tensor
 
 from manifoldnorm import linalg
+from manifoldnorm.bench import matrices as bench
 from manifoldnorm.linalg import _basis, _ops, gpu
 from manifoldnorm.linalg.gpu import _launch
 from manifoldnorm.linalg.gpu._triton import interpreted, missing
@@ -22,18 +18,6 @@ assert interpreted and missing is None, "this file needs TRITON_INTERPRET=1 and 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 DTYPES = [torch.float32, torch.float64]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _load(Path(__file__).parent.parent / "benchmarks" / "eigh.py")
 
 
 @pytest.fixture

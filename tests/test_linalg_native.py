@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _ctypes
-import importlib.util
 import os
 import re
 import shutil
@@ -12,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -20,22 +18,13 @@ from torch import Tensor
 
 import manifoldnorm
 from manifoldnorm import linalg
+from manifoldnorm.bench import matrices as bench
 from manifoldnorm.linalg import _ops
 from manifoldnorm.linalg.native import INSTRUCTION_SETS, Kernels, _choice, _library, backend, backends, chosen, kernels
 
 ROOT = Path(__file__).parent.parent
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _load(ROOT / "benchmarks" / "eigh.py")
 LIBRARY = kernels()
 AVAILABLE = range(LIBRARY.best + 1) if isinstance(LIBRARY, Kernels) else range(0)
 compiled = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"no compiled kernels: {LIBRARY}")

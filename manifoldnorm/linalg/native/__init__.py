@@ -2,6 +2,7 @@
 
 from manifoldnorm.linalg.native._choice import backend, backends, chosen, chosen_on_device, fusing
 from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, NOT_CONVERGED, AnglesCall, FusedCall, Kernels, kernels
+from manifoldnorm.linalg.native._table import location, save
 
 __all__ = [
     "INSTRUCTION_SETS",
@@ -15,4 +16,6 @@ __all__ = [
     "chosen_on_device",
     "fusing",
     "kernels",
+    "location",
+    "save",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg.native._library import INSTRUCTION_SETS, Kernels, kernels
+from manifoldnorm.linalg.native._table import Table, table
 
 _MODES = ("auto", "native", "torch-eigh", "torch")
 _VARIABLE = "MANIFOLDNORM_EIGH"
@@ -22,6 +23,7 @@ LARGEST = 96  # the largest matrix of the compiled kernels
 # The kernels take as long for one matrix as for a full vector of them, so torch's solver is faster for large matrices
 # in small batches: measured with AVX-512, from n = 33 on for one matrix in double precision and n = 17 in single, for
 # two matrices from twice these sizes on, and so forth. Narrower vectors only move the balance towards the kernels.
+# A table that ``python -m manifoldnorm bench eigh --tune`` measured on this machine stands in for the rule.
 FILLING = 4
 
 
@@ -77,9 +79,16 @@ def chosen(a: Tensor, dtype: torch.dtype) -> Kernels | None:
         if mode == "native":
             raise RuntimeError(f"the backend 'native' was asked for, but {library}.")
         return None
-    if mode == "auto" and a.shape[-1] > FILLING * dtype.itemsize * a.shape[:-2].numel():
+    if mode == "auto" and not _faster(library, a.shape[-1], a.shape[:-2].numel(), dtype):
         return None
     return library
+
+
+def _faster(library: Kernels, n: int, batch: int, dtype: torch.dtype) -> bool:
+    measured = table("cpu", INSTRUCTION_SETS[library.best])
+    if isinstance(measured, Table):
+        return measured.faster(n, batch, dtype)
+    return n <= FILLING * dtype.itemsize * batch
 
 
 def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
@@ -94,6 +103,10 @@ def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
 
     if n > (gpu.LARGEST if decompose else gpu.LARGEST_ADJOINT):
         return None
+    if mode == "auto" and decompose and a.is_cuda:
+        measured = table("cuda", "")
+        if isinstance(measured, Table) and not measured.faster(n, a.shape[:-2].numel(), a.dtype):
+            return None
     reason = gpu.trouble(n, a.dtype, a.device)
     if reason is not None and mode == "native":
         raise RuntimeError(f"the backend 'native' was asked for, but {reason}.")
@@ -123,7 +136,9 @@ def backends() -> dict[str, str]:
     elif isinstance(library, str):
         real = f"torch: {library}"
     else:
-        where = f"n <= {LARGEST}" if mode == "native" else f"n <= {LARGEST} where the batch makes them faster"
+        where = f"n <= {LARGEST}"
+        if mode != "native":
+            where += " where the batch makes them faster" + _measured("cpu", INSTRUCTION_SETS[library.best])
         real = (
             f"native kernels ({INSTRUCTION_SETS[library.best]}, {torch.get_num_threads()} threads): {where}; else torch"
         )
@@ -132,6 +147,13 @@ def backends() -> dict[str, str]:
         "cpu complex": "torch: the compiled kernels are real",
         "cuda": _device(mode),
     }
+
+
+def _measured(device: str, instructions: str) -> str:
+    found = table(device, instructions)
+    if found is None:
+        return ""
+    return f" (table ignored: {found})" if isinstance(found, str) else " (by this machine's table)"
 
 
 def _device(mode: str) -> str:
@@ -143,4 +165,8 @@ def _device(mode: str) -> str:
 
     device = torch.device("cuda", torch.cuda.current_device())
     reason = gpu.trouble(gpu.LARGEST, torch.float32, device)
-    return f"torch: {reason}" if reason else f"Triton kernels: real, n <= {gpu.LARGEST}; else torch"
+    return (
+        f"torch: {reason}"
+        if reason
+        else (f"Triton kernels: real, n <= {gpu.LARGEST}{_measured('cuda', '')}; else torch")
+    )
