@@ -116,6 +116,27 @@ def eigendecompositions(sizes: list[int], batches: list[int]) -> None:
                 )
 
 
+def warps(batch: int = 4096) -> None:
+    """Print milliseconds by the warps of a program, beside those that are used."""
+    from manifoldnorm.linalg.gpu import _launch
+
+    used = _launch.geometry
+    print("| dtype | n | B | warps used | 1 warp ms | 2 | 4 | 8 |\n|---|---|---|---|---|---|---|---|")
+    for dtype in DTYPES:
+        for n in (16, 32, 64):
+            a = matrices.family("Wishart", batch, n, dtype).cuda()
+            several, chosen = used(_launch.tile(n), dtype == torch.float64)
+            cells = []
+            try:
+                for number in (1, 2, 4, 8):
+                    _launch.geometry = lambda size, double, several=several, number=number: (several, number)
+                    cells.append(f"{milliseconds(lambda a=a: _launch.eigen(a, vectors=True), 10):.3f}")
+            finally:
+                _launch.geometry = used
+            print(f"| {dtype} | {n} | {batch} | {chosen} | {' | '.join(cells)} |", flush=True)
+    print()
+
+
 def training_step(batch: int = 4096, n: int = 32) -> None:
     """Print the time of one affine-invariant training step, launched one by one and replayed as a CUDA graph."""
     print(f"\n| AIM training step, B = {batch}, n = {n}, float32 | eager ms | CUDA graph ms |\n|---|---|---|")
@@ -170,6 +191,9 @@ def main() -> int:
     torch.manual_seed(0)
     good = correctness([3, 8, 20] if arguments.quick else [1, 2, 3, 4, 5, 8, 13, 16, 20, 32, 33, 50, 64])
     training_step()
+    print()
+    if not arguments.quick:
+        warps()
     eigendecompositions([8, 20] if arguments.quick else [8, 16, 20, 32, 48, 64], [512, 4096])
     if arguments.tune:
         tuning.tune("cuda", arguments.tune, print, limit=max(left() - 20, 10))

@@ -35,7 +35,9 @@ def resources(kernel: Any, double: bool, warps: int, constants: dict[str, Any], 
     return {key: int(value) for key, value in found.items()}
 
 
-@pytest.mark.parametrize(("size", "double", "most"), [(4, False, 128), (16, False, 160), (32, True, 255)])
+@pytest.mark.parametrize(
+    ("size", "double", "most"), [(4, False, 128), (16, False, 160), (32, True, 255), (64, False, 255)]
+)
 def test_the_decomposition_stays_in_registers(size: int, double: bool, most: int, tmp_path: Path) -> None:
     several, warps = _launch.geometry(size, double)
     constants = {"VECTORS": True, "DOUBLE": double, "LIMIT": 30, "T": several, "N": size}

@@ -32,7 +32,7 @@ def _python(*arguments: str, path: Path | None = None, **environment: str) -> st
 
 def _pytest(name: str, folder: Path, **environment: str) -> str:
     options = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(HERE / name))
-    return _python(*options, TRITON_CACHE_DIR=str(folder), **environment)
+    return _python(*options, TRITON_CACHE_DIR=str(folder), MANIFOLDNORM_CHECK_TRITON="1", **environment)
 
 
 @needs_triton
