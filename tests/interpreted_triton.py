@@ -11,7 +11,8 @@ from manifoldnorm import linalg
 from manifoldnorm.bench import matrices as bench
 from manifoldnorm.linalg import _basis, _ops, gpu
 from manifoldnorm.linalg.gpu import _launch
-from manifoldnorm.linalg.gpu._triton import interpreted, missing
+from manifoldnorm.linalg.gpu._triton import interpreted, jit, missing, tl
+from manifoldnorm.linalg.gpu.jacobi import orthogonalise
 
 assert interpreted and missing is None, "this file needs TRITON_INTERPRET=1 and Triton"
 # the interpreter computes the branch that tl.where drops
@@ -75,20 +76,38 @@ def test_the_largest_matrices() -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("n", [2, 3, 6, 16])
-def test_small_eigenvalues_of_graded_matrices_are_relatively_accurate(n: int, dtype: torch.dtype) -> None:
-    """D H D with a well conditioned H: each eigenvalue to a few n eps of itself, down to 1e-12 of the largest."""
-    scale = torch.logspace(0, -6, n, dtype=torch.float64)
+@pytest.mark.parametrize(("n", "decades"), [(2, 6), (3, 6), (6, 6), (16, 6), (2, 13), (5, 13)])
+def test_small_eigenvalues_of_graded_matrices_are_relatively_accurate(n: int, decades: int, dtype: torch.dtype) -> None:
+    """D H D with a well conditioned H: each eigenvalue to a few n eps of itself, however small it is."""
+    scale = torch.logspace(0, -decades if dtype == torch.float32 else -10 * decades, n, dtype=torch.float64)
     inner = bench.family("Wishart", 3, n, torch.float64) + torch.eye(n, dtype=torch.float64)
     a = (scale[:, None] * inner * scale).to(dtype)
-    a = (a + a.mT) / 2
+    a = torch.cat([a + a.mT, (a + a.mT).flip(-1, -2)]) / 2
     values = solve(a)[0].double()
-    with mpmath.workdps(50):
+    with mpmath.workdps(50 + 20 * decades):  # the eigenvalues are up to 20 decades times that apart
         exact = torch.tensor(
             [sorted(map(float, mpmath.eigsy(mpmath.matrix(m.tolist()), eigvals_only=True))) for m in a.double()],
             dtype=torch.float64,
         )
     assert float(((values - exact) / exact).abs().max()) <= 16 * n * torch.finfo(dtype).eps
+
+
+@jit
+def _sweeps(matrix, ended, n, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    place = tl.arange(0, N)[None, :, None] * N + tl.arange(0, N)[None, None, :]
+    x, done = orthogonalise(tl.load(matrix + place), n, False, 30, 1, N)
+    tl.store(matrix + place, x)
+    tl.store(ended + tl.arange(0, 1), done.to(tl.int32))
+
+
+def test_columns_of_very_different_length_become_orthogonal() -> None:
+    """The cotangent of their angle is about 1e20: its square is no float32."""
+    x = torch.eye(4)
+    x[0, 1], x[1, 1] = 1e-20, 1e-14
+    ended = torch.zeros(1, dtype=torch.int32)
+    _sweeps[(1,)](x, ended, 4, N=4)
+    cosine = (x[:, 0].double() @ x[:, 1].double()) / (x[:, 0].double().norm() * x[:, 1].double().norm())
+    assert ended.item() == 1 and abs(float(cosine)) <= 2 * torch.finfo(torch.float32).eps
 
 
 @each_dtype

@@ -46,17 +46,13 @@ def power_of_two(exponent, DOUBLE: tl.constexpr):
 
 @jit
 def exponents(largest, DOUBLE: tl.constexpr):
-    """Return exponents of three factors that together scale by the power of two in ``largest``, none out of range."""
+    """Return two numbers whose sum is the exponent of ``largest`` (of the least normal number, if it is denormal)."""
     if DOUBLE:
-        lift = tl.where(largest < 1e-250, -200, 0)
-        raised = largest * power_of_two(-lift, DOUBLE)
-        exponent = ((raised.to(tl.int64, bitcast=True) >> 52) - 1023).to(tl.int32)
+        exponent = ((largest.to(tl.int64, bitcast=True) >> 52) - 1023).to(tl.int32)
     else:
-        lift = tl.where(largest < 1e-30, -60, 0)
-        raised = largest * power_of_two(-lift, DOUBLE)
-        exponent = (raised.to(tl.int32, bitcast=True) >> 23) - 127
-    first = exponent >> 1
-    return lift, first, exponent - first
+        exponent = (largest.to(tl.int32, bitcast=True) >> 23) - 127
+    first = exponent >> 1  # one factor of the whole exponent could leave the range
+    return first, exponent - first
 
 
 @jit
@@ -158,11 +154,10 @@ def eigen_kernel(
     upper = tl.where(gone, 0.0, upper)
     lower = tl.where(gone, 0.0, lower)
     largest = tl.max(tl.max(tl.where(gone, 0.0, high), 2), 1)
-    lift, first, second = exponents(tl.where(largest > 0.0, largest, 1.0).to(largest.dtype), DOUBLE)
-    down = power_of_two(-lift, DOUBLE)[:, None, None]
+    first, second = exponents(tl.where(largest > 0.0, largest, 1.0).to(largest.dtype), DOUBLE)
     once = power_of_two(-first, DOUBLE)[:, None, None]
     twice = power_of_two(-second, DOUBLE)[:, None, None]
-    x = 0.5 * (upper * down * once * twice) + 0.5 * (lower * down * once * twice)
+    x = 0.5 * (upper * once * twice) + 0.5 * (lower * once * twice)
 
     size = tl.sqrt(tl.sum(tl.sum(x * x, 2), 1))
     radius = tl.sum(tl.abs(x), 1) - tl.sum(tl.where(rows == columns, tl.abs(x) + x, 0.0), 1)  # Gershgorin's
@@ -181,7 +176,6 @@ def eigen_kernel(
     across = w[:, None, :]
     place = tl.sum(((over < across) | ((over == across) & (rows < columns))).to(tl.int32), 1)
     w = w * power_of_two(first, DOUBLE)[:, None] * power_of_two(second, DOUBLE)[:, None]
-    w = w * power_of_two(lift, DOUBLE)[:, None]
     w = tl.where((bad | (ended == 0))[:, None], float("nan"), w)
     present = (which < batch)[:, None] & (index < n)
     tl.store(values + which[:, None] * n + place, w, mask=present)
@@ -204,13 +198,12 @@ def eigen_kernel_2(matrices, values, vectors, batch, VECTORS: tl.constexpr, DOUB
     good = (tl.abs(a) < infinite) & (tl.abs(b) < infinite) & (tl.abs(d) < infinite) & (tl.abs(e) < infinite)
     largest = tl.maximum(tl.maximum(tl.abs(a), tl.abs(d)), tl.maximum(tl.abs(b), tl.abs(e)))
     largest = tl.where(good & (largest > 0.0), largest, 1.0).to(a.dtype)
-    lift, first, second = exponents(largest, DOUBLE)
-    down = power_of_two(-lift, DOUBLE)
+    first, second = exponents(largest, DOUBLE)
     once = power_of_two(-first, DOUBLE)
     twice = power_of_two(-second, DOUBLE)
-    a = tl.where(good, a, 0.0) * down * once * twice
-    d = tl.where(good, d, 0.0) * down * once * twice
-    b = 0.5 * (tl.where(good, b, 0.0) * down * once * twice) + 0.5 * (tl.where(good, e, 0.0) * down * once * twice)
+    a = tl.where(good, a, 0.0) * once * twice
+    d = tl.where(good, d, 0.0) * once * twice
+    b = 0.5 * (tl.where(good, b, 0.0) * once * twice) + 0.5 * (tl.where(good, e, 0.0) * once * twice)
 
     straight = a <= d
     rotate = b != 0.0
@@ -227,8 +220,8 @@ def eigen_kernel_2(matrices, values, vectors, batch, VECTORS: tl.constexpr, DOUB
     low, high = tl.minimum(large, small), tl.maximum(large, small)
     low = tl.where(good, low * power_of_two(first, DOUBLE) * power_of_two(second, DOUBLE), float("nan"))
     high = tl.where(good, high * power_of_two(first, DOUBLE) * power_of_two(second, DOUBLE), float("nan"))
-    tl.store(values + 2 * which, low * power_of_two(lift, DOUBLE), mask=present)
-    tl.store(values + 2 * which + 1, high * power_of_two(lift, DOUBLE), mask=present)
+    tl.store(values + 2 * which, low, mask=present)
+    tl.store(values + 2 * which + 1, high, mask=present)
     if VECTORS:
         c = inverse(root(1.0 + t * t))
         s = t * c
