@@ -70,7 +70,8 @@ def tune(device: str, path: Path | None, say: Callable[[str], object], *, limit:
     library = kernels()
     reason = library if device == "cpu" and isinstance(library, str) else None
     if device == "cuda":
-        said = linalg.backends()["cuda"]
+        with linalg.backend("native"):  # by itself the choice waits for this measurement
+            said = linalg.backends()["cuda"]
         reason = said if not said.startswith("Triton") else None
     if reason is not None:
         say(f"nothing to tune: {reason}")

@@ -103,9 +103,11 @@ def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
 
     if n > (gpu.LARGEST if decompose else gpu.LARGEST_ADJOINT):
         return None
-    if mode == "auto" and decompose and a.is_cuda:
+    if mode == "auto" and a.is_cuda:  # until somebody measures them there, torch's solver is the one known to work
         measured = table("cuda", "")
-        if isinstance(measured, Table) and not measured.faster(n, a.shape[:-2].numel(), a.dtype):
+        if not isinstance(measured, Table):
+            return None
+        if decompose and not measured.faster(n, a.shape[:-2].numel(), a.dtype):
             return None
     reason = gpu.trouble(n, a.dtype, a.device)
     if reason is not None and mode == "native":
@@ -163,10 +165,10 @@ def _device(mode: str) -> str:
         return "no CUDA device"
     from manifoldnorm.linalg import gpu
 
+    if mode == "auto" and not isinstance(table("cuda", ""), Table):
+        return f"torch, until `python -m manifoldnorm bench eigh --tune` has measured ours here{_measured('cuda', '')}"
     device = torch.device("cuda", torch.cuda.current_device())
     reason = gpu.trouble(gpu.LARGEST, torch.float32, device)
-    return (
-        f"torch: {reason}"
-        if reason
-        else (f"Triton kernels: real, n <= {gpu.LARGEST}{_measured('cuda', '')}; else torch")
-    )
+    if reason:
+        return f"torch: {reason}"
+    return f"Triton kernels: real, n <= {gpu.LARGEST}{_measured('cuda', '')}; else torch"
