@@ -29,6 +29,7 @@ from manifoldnorm.nn.hyperbolic import (
 )
 from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.midpoint import LorentzCentroidBatchNorm, MidpointBatchNorm, PoincareMidpointBatchNorm
+from manifoldnorm.nn.mlr import SPDMLR
 from manifoldnorm.nn.momentum import Momentum, MomentumBatchNorm, MomentumSchedule, Renorm, set_epoch
 from manifoldnorm.nn.norm import ManifoldNorm
 from manifoldnorm.nn.sampler import DomainBatchSampler
@@ -45,6 +46,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "SPDMLR",
     "Batch",
     "BiMap",
     "BuresWassersteinBatchNorm",
