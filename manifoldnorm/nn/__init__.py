@@ -1,4 +1,4 @@
-"""Layers: batch norms on manifolds, and the layers of SPD networks."""
+"""Layers: batch norms on manifolds, and the layers of SPD, Grassmann and hyperbolic networks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from manifoldnorm.nn.bures import BuresWassersteinBatchNorm
 from manifoldnorm.nn.covariance import Covariance
 from manifoldnorm.nn.domain import DomainBatchNorm, DomainFactory
 from manifoldnorm.nn.factory import NormFactory
+from manifoldnorm.nn.grassmann import FRMap, OrthMap, ProjMap, ProjPool, ReOrth
 from manifoldnorm.nn.hyperbolic import (
     BusemannLinear,
     BusemannMLR,
@@ -57,6 +58,7 @@ __all__ = [
     "DomainBatchSampler",
     "DomainFactory",
     "ExpEig",
+    "FRMap",
     "GyroBatchNorm",
     "HyperbolicActivation",
     "HyperbolicAggregation",
@@ -76,9 +78,13 @@ __all__ = [
     "MomentumBatchNorm",
     "MomentumSchedule",
     "NormFactory",
+    "OrthMap",
     "PoincareConv2d",
     "PoincareMidpointBatchNorm",
+    "ProjMap",
+    "ProjPool",
     "ReEig",
+    "ReOrth",
     "Renorm",
     "RiemannianBatchNorm",
     "SPDVectorize",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifoldnorm import linalg
 from manifoldnorm.linalg import functions as fn
-from manifoldnorm.manifolds import Stiefel
 from manifoldnorm.manifolds.charts import real_diagonal
-from manifoldnorm.manifolds.stiefel import polar_factor
-from manifoldnorm.nn._points import HoldsPoints
+from manifoldnorm.nn._orthonormal import OrthonormalMap
 
 
 def _square(x: Tensor, n: int | None, name: str) -> None:
@@ -22,7 +19,7 @@ def _square(x: Tensor, n: int | None, name: str) -> None:
         raise ValueError(f"{name}: expected matrices (..., {size}, {size}), got {tuple(x.shape)}.")
 
 
-class BiMap(HoldsPoints):
+class BiMap(OrthonormalMap):
     """Bilinear map ``W^H X W`` of the Hermitian part of matrices, W with orthonormal columns.
 
     ``weight`` is the polar factor of ``raw_weight``, so W stays orthonormal with any optimizer and under weight decay
@@ -55,68 +52,11 @@ class BiMap(HoldsPoints):
     torch.Size([8, 2, 2])
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        field: str = "real",
-        parametrization: str = "polar",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if out_features > in_features:
-            raise ValueError(
-                f"BiMap: out_features={out_features} exceeds in_features={in_features}: the output would be singular."
-            )
-        if parametrization not in ("polar", "manifold"):
-            raise ValueError(f"BiMap: parametrization must be 'polar' or 'manifold', got {parametrization!r}.")
-        self.in_features, self.out_features, self.field = in_features, out_features, field
-        self.parametrization = parametrization
-        self.stiefel = Stiefel(in_features, out_features, field=field)
-        real = (dtype or torch.get_default_dtype()).to_real()
-        initial = self.stiefel.random_point(dtype=real.to_complex() if field == "complex" else real, device=device)
-        if parametrization == "polar":
-            self.raw_weight = nn.Parameter(initial)
-        else:
-            from manifoldnorm._geoopt import manifold_parameter
-
-            self.weight_on_manifold = manifold_parameter(initial, self.stiefel)
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw a new uniformly distributed weight."""
-        old = self._parameter
-        old.copy_(self.stiefel.random_point(dtype=old.dtype, device=old.device))
-
-    @property
-    def _parameter(self) -> Tensor:
-        return self.raw_weight if self.parametrization == "polar" else self.weight_on_manifold
-
-    @property
-    def weight(self) -> Tensor:
-        """W (in_features, out_features) with orthonormal columns; may be assigned."""
-        return polar_factor(self.raw_weight) if self.parametrization == "polar" else self.weight_on_manifold
-
-    @weight.setter
-    def weight(self, value: Tensor) -> None:
-        self.stiefel.check_point(value, "BiMap.weight")
-        with torch.no_grad():
-            self._parameter.copy_(value)
-
     @linalg.without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features, in_features) to (..., out_features, out_features)."""
         _square(x, self.in_features, "BiMap")
-        weight = self.weight
-        if weight.dtype != x.dtype:
-            raise TypeError(f"BiMap: the weight is {weight.dtype}, the input {x.dtype}. Convert one of them.")
-        return linalg.congruence(weight.mH, linalg.symmetrize(x))
-
-    def extra_repr(self) -> str:
-        """Return the sizes and options."""
-        return f"{self.in_features}, {self.out_features}, field={self.field}, parametrization={self.parametrization}"
+        return linalg.congruence(self._weight_for(x).mH, linalg.symmetrize(x))
 
 
 class ReEig(nn.Module):
