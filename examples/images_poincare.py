@@ -6,9 +6,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import math
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +24,8 @@ except ModuleNotFoundError as missing:
     sys.exit(f"images_poincare.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
 from _common import compare
+from _common.classify import Classifier
 from _common.cli import Parser, add_output, integers, positive, prepare, run
-from _common.files import State
 from _common.runs import Run, execute
 
 NORMS: dict[str, Any] = {
@@ -52,56 +50,16 @@ class Recipe:
     images: int = 1797
 
 
-class Training:
+def classifier(run: Run, recipe: Recipe, x: Tensor, y: Tensor) -> Classifier:
     """One network and its digits: half to train, half to test, split anew for each seed."""
-
-    def __init__(self, run: Run, recipe: Recipe, x: Tensor, y: Tensor) -> None:
-        torch.manual_seed(run.seed)
-        self.run, self.recipe = run, recipe
-        order = torch.randperm(len(x))[: recipe.images]
-        train, test = order.tensor_split(2)
-        self.train, self.test = (x[train], y[train]), (x[test], y[test])
-        manifold = GEOMETRIES[recipe.geometry](1)
-        self.model = mn.models.PoincareResNet(
-            1, 10, norm=NORMS[run.name], widths=recipe.widths, depth=recipe.depth, manifold=manifold
-        )
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.lr)
-        self.batches = max(1, len(train) // recipe.batch)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, recipe.epochs * self.batches)
-        self.order = torch.Generator().manual_seed(run.seed)
-        self.history: list[dict[str, float]] = []
-
-    def state(self) -> State:
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
-        return {**parts, "order": self.order.get_state()}
-
-    def restore(self, state: State) -> None:
-        for name in ("model", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-        self.order.set_state(state["order"])
-
-    def epoch(self) -> None:
-        start, total = time.perf_counter(), 0.0
-        self.model.train()
-        x, y = self.train
-        for some in torch.randperm(len(x), generator=self.order).tensor_split(self.batches):
-            self.optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(self.model(x[some]), y[some])
-            loss.backward()
-            self.optimizer.step()
-            self.schedule.step()
-            total += loss.item() * len(some) / len(x)
-        if not math.isfinite(total):
-            raise ValueError(f"{self.run.title}: the loss is not finite in epoch {len(self.history) + 1}; lower --lr")
-        self.history.append({"training loss": total, "seconds": time.perf_counter() - start})
-
-    @torch.no_grad()
-    def result(self) -> State:
-        self.model.eval()
-        x, y = self.test
-        right = torch.cat([self.model(part) for part in x.split(256)]).argmax(1) == y
-        seconds = sum(row["seconds"] for row in self.history)
-        return {"accuracy": 100 * right.double().mean().item(), "seconds": seconds}
+    torch.manual_seed(run.seed)
+    train, test = torch.randperm(len(x))[: recipe.images].tensor_split(2)
+    manifold = GEOMETRIES[recipe.geometry](1)
+    model = mn.models.PoincareResNet(
+        1, 10, norm=NORMS[run.name], widths=recipe.widths, depth=recipe.depth, manifold=manifold
+    )
+    parts = (x[train], y[train]), (x[test], y[test])
+    return Classifier(run, model, *parts, epochs=recipe.epochs, batch=recipe.batch, lr=recipe.lr)
 
 
 def parser() -> Parser:
@@ -133,7 +91,9 @@ def train(args: Namespace) -> str:
     prepare(args, {**dataclasses.asdict(recipe), "quick": args.quick, "data": {"digits": digest}})
     runs = [Run(name, seed, args.out / "checkpoints") for name in names for seed in range(seeds)]
     print(f"digits: {recipe.images} images of 8 x 8, {len(runs)} runs of {recipe.epochs} epochs")
-    done = execute(runs, recipe.epochs, lambda each: Training(each, recipe, x, y), "training loss", resume=args.resume)
+    done = execute(
+        runs, recipe.epochs, lambda each: classifier(each, recipe, x, y), "training loss", resume=args.resume
+    )
     title = f"digits, {recipe.depth} layers, {seeds} seed{'s' * (seeds > 1)}{', --quick' if args.quick else ''}"
     note = (
         f"{title}: test accuracy after the last epoch, half of the images to train; {recipe.geometry}, dimensions "

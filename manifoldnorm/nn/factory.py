@@ -35,9 +35,9 @@ class NormFactory:
 
     def __call__(self, *sizes: int, field: str = "real", **more: Any) -> Any:
         """Return the layer for a manifold of these sizes, over the given field."""
-        own = _options_of(self.manifold)
-        geometry = {k: v for k, v in self.options.items() if k in own}
-        layer = {k: v for k, v in self.options.items() if k not in own}
+        known = _options_of(self.manifold)
+        geometry = {k: v for k, v in self.options.items() if k in known}
+        layer = {k: v for k, v in self.options.items() if k not in known}
         if field != "real":
             if self.manifold is int:
                 raise ValueError(
@@ -45,7 +45,8 @@ class NormFactory:
                     f"{self.norm.__name__}.of(BuresWasserstein)."
                 )
             geometry["field"] = field
-        return self.norm(self.manifold(*sizes, **geometry), **{**layer, **more})
+        own = sizes if self.manifold is int else (self.manifold(*sizes, **geometry),)
+        return self.norm(*own, **{**layer, **more})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NormFactory) and vars(self) == vars(other)

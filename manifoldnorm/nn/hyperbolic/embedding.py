@@ -29,8 +29,8 @@ def build_norm(norm: Any, geometry: Any, name: str, **options: Any) -> nn.Module
         built = norm
     elif isinstance(norm, NormFactory):
         template = geometry.template if isinstance(geometry, LearnableManifold) else geometry
-        sizes = [template.d] if hasattr(template, "d") else list(template.point_shape[:1])
-        built = norm(*sizes, **options)
+        sizes = [getattr(template, size) for size in ("d", "n", "p") if hasattr(template, size)]
+        built = norm(*(sizes or template.point_shape[:1]), **options)
     else:
         built = norm(geometry, **options)
     theirs = getattr(built, "manifold", None)

@@ -1,0 +1,91 @@
+"""Grassmann networks with any norm."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifoldnorm import nn as mnn
+from manifoldnorm.manifolds import Grassmann
+from manifoldnorm.models.spdnet import Norm
+from manifoldnorm.nn.factory import NormFactory
+
+
+class GrassmannNet(nn.Module):
+    """Blocks of FRMap, ReOrth and norm on subspaces, then the projector and a linear classifier.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Dimensions of the space, input first: ``[30, 20, 10]`` has two blocks.
+    p : int
+        Dimension of the subspaces, below every size.
+    n_outputs : int
+        Number of classes.
+    norm : class, factory or callable, optional
+        Called with each block's geometry, e.g. ``GyroBatchNorm``; factories ``Norm.of`` are called with n and p, e.g.
+        ``RiemannianBatchNorm.of(Grassmann, route="direct")`` or ``published.GyroBNGr.of()``. None for no norm.
+    parametrization : {"polar", "manifold"}
+        Of the `FRMap` layers: for any optimizer, or for Riemannian ones.
+    device, dtype : optional
+        Of the parameters.
+
+    Raises
+    ------
+    ValueError
+        If there are less than two sizes, they do not hold proper subspaces, or the norm is on another geometry.
+
+    References
+    ----------
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds"; norms: Chen et al. 2025,
+    "Gyrogroup batch normalization".
+
+    Examples
+    --------
+    >>> import torch, manifoldnorm as mn
+    >>> net = mn.models.GrassmannNet([8, 6], 2, 3, norm=mn.nn.GyroBatchNorm)
+    >>> net(mn.Grassmann(8, 2).random_point(5)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        p: int,
+        n_outputs: int,
+        *,
+        norm: Norm | None = None,
+        parametrization: str = "polar",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"GrassmannNet: sizes needs an input and at least one output size, got {list(sizes)}.")
+        if not 0 < p < min(sizes):
+            raise ValueError(f"GrassmannNet: p={p} must be positive and below every size, got {list(sizes)}.")
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+        layers: list[nn.Module] = []
+        for n, m in itertools.pairwise(sizes):
+            layers += [mnn.FRMap(n, m, parametrization=parametrization, **kind), mnn.ReOrth()]
+            if norm is not None:
+                layers.append(_build(norm, Grassmann(m, p), kind))
+        self.features = mnn.Sequential(*layers, mnn.ProjMap())
+        self.vectorize = mnn.SPDVectorize(sizes[-1])
+        self.classifier = nn.Linear(self.vectorize.out_features, n_outputs, **kind)
+
+    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+        """Map orthonormal frames (N, n, p) to scores (N, n_outputs), the same for every frame of a subspace."""
+        return self.classifier(self.vectorize(self.features(x, domain)))
+
+
+def _build(norm: Norm, manifold: Grassmann, kind: dict[str, Any]) -> nn.Module:
+    built = norm(*manifold.point_shape, **kind) if isinstance(norm, NormFactory) else norm(manifold, **kind)
+    theirs = getattr(built, "manifold", manifold)
+    if not isinstance(theirs, Grassmann) or theirs.point_shape != manifold.point_shape:
+        raise ValueError(f"GrassmannNet: the points are on {manifold}, the norm on {theirs}.")
+    return built
