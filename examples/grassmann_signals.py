@@ -48,8 +48,8 @@ LABELS = {
 class Recipe:
     """How to train, and how a window becomes a subspace."""
 
-    epochs: int = 20
-    batch: int = 64
+    epochs: int = 12
+    batch: int = 128
     lr: float = 1e-2
     lags: int = 4
     p: int = 6
@@ -84,8 +84,8 @@ def parser() -> Parser:
     )
     p.add_argument("--p", type=positive, help="dimension of the subspaces, default 6")
     p.add_argument("--sizes", type=integers, help="dimensions of the space after each block, default 24,16")
-    p.add_argument("--epochs", type=positive, help="default 20")
-    p.add_argument("--batch", type=positive, help="default 64")
+    p.add_argument("--epochs", type=positive, help="default 12")
+    p.add_argument("--batch", type=positive, help="default 128")
     p.add_argument("--lr", type=float, help="step size of Adam, default 0.01; falls to 0 along a cosine")
     p.add_argument("--seeds", type=positive, help="default 5")
     p.add_argument("--quick", action="store_true", help="few epochs, one seed: a smoke test")

@@ -79,16 +79,16 @@ class FRMap(OrthonormalMap):
 class ReOrth(nn.Module):
     """Orthonormal frames of the same spans: the factor Q of the QR decomposition with a positive diagonal of R.
 
+    References
+    ----------
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (3).
+
     Examples
     --------
     >>> import torch, manifoldnorm as mn
     >>> mn.nn.ReOrth()(torch.tensor([[3.0], [4.0]]))
     tensor([[0.6000],
             [0.8000]])
-
-    References
-    ----------
-    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (3).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,16 +100,16 @@ class ReOrth(nn.Module):
 class ProjMap(nn.Module):
     """The orthogonal projector ``X X^T`` onto the span of a frame, the same for every frame of it.
 
+    References
+    ----------
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (4).
+
     Examples
     --------
     >>> import torch, manifoldnorm as mn
     >>> mn.nn.ProjMap()(torch.tensor([[0.6], [-0.8]]))
     tensor([[ 0.3600, -0.4800],
             [-0.4800,  0.6400]])
-
-    References
-    ----------
-    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (4).
     """
 
     @without_autocast
