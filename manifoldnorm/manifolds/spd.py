@@ -179,7 +179,10 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
     def inner(self, p: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Return ``alpha tr(p^-1 u p^-1 v) + beta tr(p^-1 u) tr(p^-1 v)``."""
         _, inverse = linalg.inverse_cholesky(p)
-        u, v = linalg.congruence(inverse, u), linalg.congruence(inverse, v)
+        return self.origin_inner(linalg.congruence(inverse, u), linalg.congruence(inverse, v))
+
+    def origin_inner(self, u: Tensor, v: Tensor) -> Tensor:
+        """Return ``alpha tr(u v) + beta tr(u) tr(v)``."""
         product = self.alpha * trace_product(u, v)
         return product + self.beta * _trace(u) * _trace(v) if self._has_beta else product
 

@@ -45,7 +45,7 @@ class FRMap(OrthonormalMap):
 
     References
     ----------
-    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (1).
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds" (GrNet).
 
     Examples
     --------
@@ -81,7 +81,7 @@ class ReOrth(nn.Module):
 
     References
     ----------
-    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (3).
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds" (GrNet).
 
     Examples
     --------
@@ -102,7 +102,7 @@ class ProjMap(nn.Module):
 
     References
     ----------
-    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (4).
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds" (GrNet).
 
     Examples
     --------
@@ -134,7 +134,7 @@ class ProjPool(nn.Module):
 
     References
     ----------
-    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", section 3.3.
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds" (GrNet).
 
     Examples
     --------
@@ -180,7 +180,7 @@ class OrthMap(nn.Module):
 
     References
     ----------
-    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", eq. (6), whose gradient divides by
+    Huang, Wu and Van Gool 2018, "Building deep networks on Grassmann manifolds", whose gradient divides by
     differences of all eigenvalues.
 
     Examples

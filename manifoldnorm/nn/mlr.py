@@ -126,7 +126,9 @@ class SPDMLR(nn.Module):
             return None
         if self.bias_kind == "point":
             return manifold.project_tangent(manifold.origin(dtype=normal.dtype, device=normal.device), self.bias)
-        length = safe_sqrt(manifold.origin_inner(normal, normal))
+        _, base, scale = flatten(manifold)
+        pushed = _push(manifold, normal)
+        length = safe_sqrt(scale * base.origin_inner(pushed, pushed))
         return spread(-self.bias / torch.where(length > 0, length, 1.0), 2) * normal
 
     @without_autocast
