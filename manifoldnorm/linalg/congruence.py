@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -57,7 +58,8 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
             [0., 4.]])
     """
     square = k.shape[-2:] == x.shape[-2:]
-    if square and 2 < x.ndim >= k.ndim and _fused.usable(x, k):
+    alone = square and x.ndim > 2 and torch.broadcast_shapes(k.shape, x.shape) == x.shape  # x has every sample
+    if alone and _fused.usable(x, k):
         return call(_Congruence, k, x)
     if k.ndim == 2:
         half = x @ k.mH  # for Hermitian x its adjoint is K X
