@@ -200,7 +200,13 @@ def test_unfinished_runs_are_not_overwritten_unasked(
 def test_interrupt_of_the_process_exits_cleanly(own: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--data", str(own), "--norm", "rbn-aim", "--seeds", "1"]
     command += ["--epochs", "100000", "--fixed-epochs", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     checkpoint = tmp_path / "checkpoints" / "rbn-aim_seed_0.pt"
     end = time.monotonic() + 120
     while not checkpoint.is_file() and process.poll() is None and time.monotonic() < end:
