@@ -202,7 +202,7 @@ MANIFOLD_FAULTS = (
         "metric at another scale",
         "twice the inner product throughout",
         "AffineInvariant",
-        swap(_doubled("inner"), _doubled("_square"), _doubled("egrad2rgrad")),
+        swap(_doubled("origin_inner"), _doubled("_square"), _doubled("egrad2rgrad")),
         _GOLDEN,
     ),
     Mutant(

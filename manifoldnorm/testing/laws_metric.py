@@ -41,9 +41,11 @@ def retract_velocity(case: ManifoldCase) -> float:
 
 
 def dist_is_norm_of_log(case: ManifoldCase) -> float:
-    """The distance is the norm of the logarithm."""
+    """The distance is the norm of the logarithm, and its square the squared distance."""
     p, q = case.points(), case.points()
-    return mismatch(case.manifold.dist(p, q), case.manifold.norm(p, case.manifold.log(p, q)))
+    distance = case.manifold.dist(p, q)
+    norm, square = case.manifold.norm(p, case.manifold.log(p, q)), case.manifold.squared_dist(p, q)
+    return max(mismatch(distance, norm), mismatch(square, distance.square()))
 
 
 def dist_symmetry(case: ManifoldCase) -> float:
