@@ -54,7 +54,7 @@ docs: $(DEV_READY)
 build: $(DEV_READY)
 	rm -rf dist
 	$(PY) -m build --outdir dist .
-	$(PY) -m zipfile -l dist/*.whl | grep -q 'manifoldnorm/py.typed'
+	$(PY) -m zipfile -l dist/*.whl | grep 'manifoldnorm/py.typed'
 
 bench: $(DEV_READY)
 	OMP_NUM_THREADS=1 $(PY) -m manifoldnorm bench norms --dtype float64
