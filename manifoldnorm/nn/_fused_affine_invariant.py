@@ -86,15 +86,11 @@ def _inverse(lower: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, eye, upper=False)
 
 
-def _symmetric(product: Tensor) -> Tensor:
-    return (product + product.mT).mul_(0.5)
-
-
-def _cholesky_adjoint(lower: Tensor, inverse: Tensor, g: Tensor) -> Tensor:
-    """Return the symmetric gradient in ``L L^T`` for the gradient G in L, of which only the lower triangle counts."""
-    inner = (lower.mT @ g).tril_()
-    inner.diagonal().mul_(0.5)
-    return inverse.mT @ _symmetric(inner) @ inverse
+def _through_factor(inverse: Tensor, product: Tensor) -> Tensor:
+    """Return the symmetric gradient in ``M = L L^T`` for ``L^T dL``, of which only the lower triangle counts."""
+    half = product.tril()
+    half.diagonal().mul_(0.5)
+    return inverse.mT @ linalg.symmetrize(half) @ inverse
 
 
 class FusedAffineInvariant(Function):
@@ -171,7 +167,7 @@ class FusedAffineInvariant(Function):
             assert grad_colour is not None
             if plan.group:
                 lowers, inverses = frame
-                grad_colour = _cholesky_adjoint(lowers[1], inverses[1], grad_colour)
+                grad_colour = _through_factor(inverses[1], lowers[1].mT @ grad_colour)
             upstream.append(grad_colour)
         grad_bias = None
         if upstream:
@@ -199,9 +195,7 @@ def _grad_mean(plan: Plan, grad_x: Tensor, x: Tensor, whiten: Tensor, frame: Any
     product = 2 * (grad_x.view(-1, n).mT @ x.to(grad_x.dtype).reshape(-1, n))
     if plan.group:
         lower = frame[0][0]
-        inner = (lower.mT @ product @ whiten.mT).tril_()  # dL = -A^T dA A^T, so L^T dL = -dA A^T
-        inner.diagonal().mul_(0.5)
-        return -(whiten.mT @ _symmetric(inner) @ whiten)
+        return -_through_factor(whiten, lower.mT @ product @ whiten.mT)  # dL = -A^T dA A^T
     values, rows = frame
     root = (rows.mT * values.sqrt()) @ rows
     return _fused.adjoint(fn.INV_SQRT, values, None, rows, root @ product)[0]
