@@ -207,3 +207,14 @@ def test_where_the_table_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     assert _table.location() == tmp_path / "manifoldnorm" / "eigh.json"
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from manifoldnorm.bench.command import main
+
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        main(["norms", "--quick", "--out", str(tmp_path / "out")])
+    assert "a folder is expected" in capsys.readouterr().err

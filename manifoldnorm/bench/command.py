@@ -34,6 +34,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     norms.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.out:  # before the measurements, not after them
+        if options.out.exists() and not options.out.is_dir():
+            parser.error(f"--out {options.out}: a folder is expected, and this is a file")
+        options.out.mkdir(parents=True, exist_ok=True)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device")
     if options.tune and options.what == "norms":
@@ -61,7 +65,6 @@ def _decompositions(options: argparse.Namespace) -> None:
             _say(lines[-1])
     _say("")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "eigh.md").write_text("\n".join([_heading(options), "", *lines, ""]))
         _say(report.picture(found, options.out / "eigh.png"))
 
@@ -74,7 +77,6 @@ def _norms(options: argparse.Namespace) -> None:
                 lines.append(line)
                 _say(line)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "norms.md").write_text("\n".join([_heading(options), "", *lines, ""]))
 
 
