@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import torch
 from torch import Tensor
 
@@ -10,20 +12,23 @@ from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.linalg._tally import record
 from manifoldnorm.linalg.native import FusedCall, fusing
 
-(
-    _CONGRUENCE,
-    _REBUILD,
-    _ADJOINT,
-    _CHOLESKY,
-    _CHOLESKY_ADJOINT,
-    _FROM_CHART,
-    _FROM_CHART_ADJOINT,
-    _SANDWICH,
-    _HYPERBOLIC_WEIGHTS,
-    _SUM_OF_KERNELS,
-    _SUM_OF_FUNCTIONS,
-    _SUM_OF_INVERSES,
-) = range(12)  # the enumeration of kernels.hpp
+class Operation(enum.IntEnum):
+    """The fused operations: the enumeration of kernels.hpp."""
+
+    CONGRUENCE = 0
+    REBUILD = 1
+    ADJOINT = 2
+    CHOLESKY = 3
+    CHOLESKY_ADJOINT = 4
+    FROM_CHART = 5
+    FROM_CHART_ADJOINT = 6
+    SANDWICH = 7
+    HYPERBOLIC_WEIGHTS = 8
+    SUM_OF_KERNELS = 9
+    SUM_OF_FUNCTIONS = 10
+    SUM_OF_INVERSES = 11
+
+
 _DTYPES = (torch.float64, torch.float32)
 
 
@@ -66,7 +71,7 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
     """Return ``K X K^T`` for symmetric X (..., n, n) and K, one or several that broadcast against them."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
     operand, each = _operand(k, x)
-    _run(_CONGRUENCE, x, (operand, x), out, kind=int(each))
+    _run(Operation.CONGRUENCE, x, (operand, x), out, kind=int(each))
     return out
 
 
@@ -74,7 +79,7 @@ def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None) -> Tensor:
     """Return ``K U diag(values) U^T K^T`` for rows U^T (..., n, n) and one or several K (None: the identity)."""
     rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype)
     operand, each = _operand(k, rows)
-    _run(_REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, operand), out, kind=int(each))
+    _run(Operation.REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, operand), out, kind=int(each))
     return out
 
 
@@ -103,7 +108,7 @@ def adjoint(
     values = f.auxiliary(w, p) if values is None else values
     (left, each_k), (right, each_a) = _operand(k, rows), _operand(a, rows)
     inputs = (w.contiguous(), values.contiguous(), _packed(p), rows, g, left, right)
-    _run(_ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native + 16 * each_k + 32 * each_a)
+    _run(Operation.ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native + 16 * each_k + 32 * each_a)
     return out, inner, grad_k
 
 
@@ -113,63 +118,63 @@ def cholesky(x: Tensor, chart: bool) -> tuple[Tensor, Tensor | None, bool]:
     x, factor = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
     y = torch.empty(x.shape, dtype=x.dtype) if chart else None
     failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
-    _run(_CHOLESKY, x, (x,), factor, y, failed)
+    _run(Operation.CHOLESKY, x, (x,), factor, y, failed)
     return factor, y, not bool(failed.any())
 
 
 def cholesky_adjoint(factor: Tensor, g: Tensor, chart: bool) -> Tensor:
     """Return the symmetric gradient for one of the factor, or of its log-Cholesky chart."""
     out = torch.empty(factor.shape, dtype=factor.dtype)
-    _run(_CHOLESKY_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out, kind=int(chart))
+    _run(Operation.CHOLESKY_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out, kind=int(chart))
     return out
 
 
 def from_chart(y: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``K K^T`` and K, strict_lower(Y) + exp diag(Y)."""
     y, factor, out = y.contiguous(), torch.empty(y.shape, dtype=y.dtype), torch.empty(y.shape, dtype=y.dtype)
-    _run(_FROM_CHART, y, (y, y.diagonal(dim1=-2, dim2=-1).exp().contiguous()), factor, out)
+    _run(Operation.FROM_CHART, y, (y, y.diagonal(dim1=-2, dim2=-1).exp().contiguous()), factor, out)
     return out, factor
 
 
 def from_chart_adjoint(factor: Tensor, g: Tensor) -> Tensor:
     """Return the gradient in the chart Y for one of ``K K^T``."""
     out = torch.empty(factor.shape, dtype=factor.dtype)
-    _run(_FROM_CHART_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out)
+    _run(Operation.FROM_CHART_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out)
     return out
 
 
 def sandwich(a: Tensor, weight: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """Return ``B (weight o (A sym(X) A^T)) B^T``, all but X (..., n, n) one matrix."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    _run(_SANDWICH, x, (a.contiguous(), weight.contiguous(), b.contiguous(), x), out)
+    _run(Operation.SANDWICH, x, (a.contiguous(), weight.contiguous(), b.contiguous(), x), out)
     return out
 
 
 def hyperbolic_weights(log: Tensor) -> Tensor:
     """Return ``d coth d`` for half the differences d of the rows' entries (..., n), as (..., n, n)."""
     out = torch.empty((*log.shape, log.shape[-1]), dtype=log.dtype)
-    _run(_HYPERBOLIC_WEIGHTS, out, (log.contiguous(),), out)
+    _run(Operation.HYPERBOLIC_WEIGHTS, out, (log.contiguous(),), out)
     return out
 
 
 def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Return the sum over the batch of ``U (weights o (U^T S U)) U^T`` for one symmetric S and rows U^T (..., n, n)."""
     rows, out = rows.contiguous(), torch.empty(s.shape, dtype=s.dtype)
-    _run(_SUM_OF_KERNELS, rows, (s.contiguous(), rows, weights.contiguous()), None, None, out)
+    _run(Operation.SUM_OF_KERNELS, rows, (s.contiguous(), rows, weights.contiguous()), None, None, out)
     return out
 
 
 def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Return the terms of `sum_of_kernels`, with a matrix S for each; S broadcasts against the rows."""
     rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype)
-    _run(_SUM_OF_KERNELS, rows, (s.expand(rows.shape).contiguous(), rows, weights.contiguous()), out, kind=1)
+    _run(Operation.SUM_OF_KERNELS, rows, (s.expand(rows.shape).contiguous(), rows, weights.contiguous()), out, kind=1)
     return out
 
 
 def sum_of_functions(values: Tensor, rows: Tensor) -> Tensor:
     """Return the sum over the batch of ``U diag(values) U^T`` for rows U^T (..., n, n)."""
     rows, out = rows.contiguous(), torch.empty(rows.shape[-2:], dtype=rows.dtype)
-    _run(_SUM_OF_FUNCTIONS, rows, (values.contiguous(), rows), None, None, out)
+    _run(Operation.SUM_OF_FUNCTIONS, rows, (values.contiguous(), rows), None, None, out)
     return out
 
 
@@ -182,5 +187,5 @@ def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float, each: boo
     x, out = x.contiguous(), torch.empty(x.shape if each else x.shape[-2:], dtype=x.dtype)
     parts = torch.stack([ridge, torch.as_tensor(weights, dtype=x.dtype).expand_as(ridge)], -1)
     failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
-    _run(_SUM_OF_INVERSES, x, (x, parts), failed, out if each else None, None if each else out)
+    _run(Operation.SUM_OF_INVERSES, x, (x, parts), failed, out if each else None, None if each else out)
     return out, not bool(failed.any())

@@ -40,8 +40,8 @@ def _sum(product: Tensor, axes: int) -> Tensor:
     return product.sum((0, *range(-axes, 0)))
 
 
-def _template(x: Tensor, log_scale: Tensor | None, bias: Tensor | None, plan: Plan) -> tuple[Tensor, ...]:
-    """Return output, mean, variance, the centred samples and their factor."""
+def template(x: Tensor, log_scale: Tensor | None, bias: Tensor | None, plan: Plan) -> tuple[Tensor, ...]:
+    """Return output, mean, variance, the centred samples and their factor, in steps that autograd follows."""
     axes = len(plan.manifold.point_shape)
     mean = x.mean(0) if plan.through else x.detach().mean(0)
     centred = x - mean
@@ -61,7 +61,7 @@ class FusedFlat(Function):
     def forward(
         ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, plan: Plan
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out, mean, variance, centred, factor = _template(x, log_scale, bias, plan)
+        out, mean, variance, centred, factor = template(x, log_scale, bias, plan)
         ctx.plan = plan
         ctx.save_for_backward(x, log_scale, bias, centred, variance, factor)
         ctx.mark_non_differentiable(mean, variance)
@@ -73,7 +73,7 @@ class FusedFlat(Function):
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():  # a second derivative is asked for
             inputs = [t for t in (x, log_scale, bias) if t is not None and t.requires_grad]
-            found = iter(torch.autograd.grad(_template(x, log_scale, bias, plan)[0], inputs, g, create_graph=True))
+            found = iter(torch.autograd.grad(template(x, log_scale, bias, plan)[0], inputs, g, create_graph=True))
             return *(next(found) if t is not None and t.requires_grad else None for t in (x, log_scale, bias)), None
         axes = len(plan.manifold.point_shape)
         wide: Any = spread(factor, axes)

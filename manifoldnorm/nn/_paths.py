@@ -12,11 +12,29 @@ from torch import Tensor
 
 from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg._call import plain
-from manifoldnorm.linalg._precision import native
-from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Diffeo, Euclidean, Manifold
+from manifoldnorm.linalg._precision import native, widens, working_dtype
+from manifoldnorm.linalg._program import Declined
+from manifoldnorm.manifolds import (
+    AffineInvariant,
+    BuresWasserstein,
+    Diffeo,
+    Euclidean,
+    LogCholesky,
+    LogEuclidean,
+    Manifold,
+)
+from manifoldnorm.manifolds.charts import LogCholeskyChart, MatrixLog
 from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
-from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, moves
+from manifoldnorm.nn import (
+    _fused_affine_invariant,
+    _fused_bures,
+    _fused_charted,
+    _fused_flat,
+    _inputs,
+    _running,
+    moves,
+)
 from manifoldnorm.nn._fused_bures import LeavesDomain
 from manifoldnorm.nn.statistics import Batch, Observed
 from manifoldnorm.stats import Exact, Karcher, Newton
@@ -65,6 +83,12 @@ _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
 }
 
 
+_CHARTS: dict[tuple[type, type], Any] = {
+    (LogEuclidean, MatrixLog): _fused_charted.LogChart,
+    (LogCholesky, LogCholeskyChart): _fused_charted.CholeskyChart,
+}
+
+
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
 
 
@@ -109,6 +133,45 @@ def _plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) -
     return None if isinstance(metric_scale, Tensor) else choose(layer, base, y, metric_scale)
 
 
+def charted(
+    layer: Any, manifold: Any, chart: Diffeo | None, base: Any, metric_scale: float | Tensor, x: Tensor, leaves: bool
+) -> Tensor | None:
+    """Return the output for an unweighted batch of finite samples, or None for the steps in the chart.
+
+    With ``leaves`` it has left the chart. The running statistics follow.
+    """
+    kind = _CHARTS.get((type(manifold), type(chart)))
+    if kind is None or x.ndim != 3 or not _fused.usable(x) or _inputs.finite_samples(manifold, x) is not None:
+        return None
+    flat = _plan(layer, base, metric_scale, x)
+    if not isinstance(flat, _fused_flat.Plan):
+        return None
+    assert chart is not None
+    bias = layer.bias if layer.bias_kind == "tangent" else layer._base_bias(manifold, chart, base)
+    shape = _fused_charted.Shape(
+        chart=kind,
+        batch=x.shape[0],
+        n=x.shape[-1],
+        dtype=working_dtype(x.dtype, widens(x)),
+        precision=torch.finfo(x.dtype).eps,
+        metric_scale=flat.metric_scale,
+        eps=flat.eps,
+        scaled=layer.affine,
+        bias="" if bias is None else "tangent" if layer.bias_kind == "tangent" else "point",
+        leaves=leaves,
+        tracks=layer.training and layer.track_running_stats,
+    )
+    run = _fused_charted.Run(shape, flat, chart, _running.before(layer, None) if shape.tracks else ())
+    try:
+        out: Any = _fused_charted.FusedCharted.apply(x, layer.log_scale if layer.affine else None, bias, run)
+    except Declined:
+        return None
+    took(layer, "fused")
+    if shape.tracks:
+        _running.after(layer, None, *run.tracked)
+    return out
+
+
 def fused(
     layer: Any, manifold: Any, chart: Diffeo | None, base: Manifold, metric_scale: float | Tensor, y: Tensor
 ) -> Tensor | None:
@@ -125,11 +188,19 @@ def fused(
         tangent = layer.bias if chart is None else layer._base_tangent_bias(manifold, base)
     elif layer.bias_kind:
         point = layer._base_bias(manifold, chart, base)
+    log_scale, tracks = layer.log_scale if layer.affine else None, layer.training and layer.track_running_stats
     try:
-        out, mean, variance = plan.run(y, layer.log_scale if layer.affine else None, tangent, point)
-    except LeavesDomain:
+        if isinstance(plan, _fused_affine_invariant.Plan):
+            before = _running.before(layer, chart) if tracks else ()
+            out, after = plan.run(y, log_scale, tangent, point, before)
+            if tracks:
+                _running.after(layer, chart, *after)
+        else:
+            out, mean, variance = plan.run(y, log_scale, tangent, point)
+            if tracks:
+                seen = Observed(base, chart, metric_scale, y, None, mean, None)
+                layer.statistics.track(layer, seen, mean, variance)
+    except (Declined, LeavesDomain):
         return None
     took(layer, "fused")
-    if layer.training and layer.track_running_stats:
-        layer.statistics.track(layer, Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
     return out

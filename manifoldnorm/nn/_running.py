@@ -40,6 +40,21 @@ def update(
     count(layer, valid)
 
 
+@torch.no_grad()
+def before(layer: Any, chart: Diffeo | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the running mean in the chart, the running variance and the weight of the new batch, for a program."""
+    mean = layer.running_mean if chart is None else chart(layer.running_mean)
+    return mean, layer.running_var, torch.tensor([_weight(layer, None)], dtype=torch.float64)
+
+
+@torch.no_grad()
+def after(layer: Any, chart: Diffeo | None, mean: Tensor, variance: Tensor) -> None:
+    """Write what a program made of `before`: a mean in the chart, and a variance."""
+    mean = mean.view_as(layer.running_mean)
+    write(layer, "running", mean if chart is None else chart.inverse(mean), variance.view_as(layer.running_var), None)
+    count(layer, None)
+
+
 def sound(base: Manifold, mean: Tensor, variance: Tensor, valid: Tensor | None) -> Tensor | None:
     """Return which statistics may enter the buffers; None where all may and looking at values costs nothing.
 

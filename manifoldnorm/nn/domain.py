@@ -106,17 +106,14 @@ class DomainBatchNorm(nn.Module):
         Tensor
             Points of the same shape; NaN where a sample is not finite.
         """
-        y, chart, missing = self.norm._forward(x, weights, self._domain(x, domain))
-        y = y if chart is None else chart.inverse(y)
-        return y if missing is None else y + missing
+        return self.norm._forward(x, weights, self._domain(x, domain))[0]
 
     @without_autocast
     def forward_in_chart(
         self, x: Tensor, domain: Tensor | None = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Diffeo | None]:
         """Return the output before it leaves the chart of a pullback metric, and that chart (None: no chart)."""
-        y, chart, missing = self.norm._forward(x, weights, self._domain(x, domain))
-        return y if missing is None else y + missing, chart
+        return self.norm._forward(x, weights, self._domain(x, domain), leaves=False)
 
     def _domain(self, x: Tensor, domain: Tensor | None) -> Tensor:
         if domain is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold, flatten
+from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn import _inputs, _paths, moves
 from manifoldnorm.nn._affine import Affine
 from manifoldnorm.nn._tracking import Tracking, where_enough
@@ -123,9 +124,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             Points of the same shape; NaN where a sample is not finite (such a sample has weight 0).
         """
         _inputs.check_no_domain(self)
-        y, chart, missing = self._forward(x, weights)
-        y = y if chart is None else chart.inverse(y)
-        return y if missing is None else y + missing
+        return self._forward(x, weights)[0]
 
     @without_autocast
     def forward_in_chart(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Diffeo | None]:
@@ -134,16 +133,12 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         For a following layer that would enter the chart again, such as `LogEig` after a log-Euclidean norm.
         """
         _inputs.check_no_domain(self)
-        y, chart, missing = self._forward(x, weights)
-        return y if missing is None else y + missing, chart
+        return self._forward(x, weights, leaves=False)
 
     def _forward(
-        self, x: Tensor, weights: Tensor | None, domain: Tensor | None = None
-    ) -> tuple[Tensor, Diffeo | None, Tensor | None]:
-        """Return the output in the chart, the chart, and NaN to add to the samples left out once the chart is left.
-
-        Not before: a gradient of 0 through the inverse chart of NaN would be NaN, also for bias and scale.
-        """
+        self, x: Tensor, weights: Tensor | None, domain: Tensor | None = None, leaves: bool = True
+    ) -> tuple[Tensor, Diffeo | None]:
+        """Return the output, out of the chart if it ``leaves``, and the chart."""
         manifold = self.manifold
         self._check(manifold, x, weights)
         flat: Tensor
@@ -155,18 +150,35 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         samples = flat.shape[0]
         if samples == 0:
             if not self._from_batch() or self._others() is None:
-                return (x if chart is None else chart(x)), chart, None
+                return (x if chart is None or leaves else chart(x)), chart
             flat, group_weights = _inputs.one_left_out(flat, group_weights)
         try:
-            y, missing = self._normalize(manifold, chart, base, metric_scale, flat, group_weights)
+            y = self._whole(manifold, chart, base, metric_scale, flat, group_weights, leaves)
         except torch.linalg.LinAlgError as error:
             _inputs.name_the_sample(manifold, x, error, type(self).__name__)
             raise
-        if samples == 0:
-            y, missing = y[:0], None
-        if missing is not None:
-            missing = missing.reshape(x.shape[: x.ndim - len(manifold.point_shape)] + (1,) * len(manifold.point_shape))
-        return y.reshape(x.shape), chart, missing
+        return (y[:0] if samples == 0 else y).reshape(x.shape), chart
+
+    def _whole(
+        self,
+        manifold: Manifold,
+        chart: Diffeo | None,
+        base: Manifold,
+        metric_scale: float | Tensor,
+        x: Tensor,
+        weights: Any,
+        leaves: bool,
+    ) -> Tensor:
+        """Return the output in one program, or step by step: into the chart, normalised there, and out again."""
+        if weights is None and chart is not None and self._from_batch():
+            out = _paths.charted(self, manifold, chart, base, metric_scale, x, leaves)
+            if out is not None:
+                return out
+        y, missing = self._normalize(manifold, chart, base, metric_scale, x, weights)
+        if leaves and chart is not None:
+            y = chart.inverse(y)
+        # NaN enters once the chart is left: through its inverse, bias and scale would get gradients NaN
+        return y if missing is None else y + spread(missing, y.ndim - missing.ndim)  # type: ignore[operator]
 
     def _normalize(
         self,

@@ -92,9 +92,7 @@ def _counts_first(self: Any, x: Tensor, weights: Tensor | None = None) -> Tensor
 
 
 def _under_autocast(self: Any, x: Tensor, weights: Tensor | None = None) -> Tensor:
-    y, chart, missing = self._forward(x, weights)
-    y = y if chart is None else chart.inverse(y)
-    return y if missing is None else y + missing
+    return self._forward(x, weights)[0]
 
 
 def _reversed_batch(self: Any, x: Tensor, weights: Tensor | None) -> Any:

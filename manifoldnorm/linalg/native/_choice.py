@@ -70,8 +70,15 @@ def _check_mode(mode: str, name: str) -> None:
 
 def chosen(a: Tensor, dtype: torch.dtype) -> Kernels | None:
     """Return the kernels if they are to decompose ``a`` in ``dtype``, or None for torch's solver."""
+    if a.is_complex() or a.device.type != "cpu":
+        return None
+    return chosen_for(a.shape[-1], a.shape[:-2].numel(), dtype)
+
+
+def chosen_for(n: int, batch: int, dtype: torch.dtype) -> Kernels | None:
+    """Return `chosen` for real n x n matrices on CPU."""
     mode = _mode.get()
-    if mode in ("torch", "torch-eigh") or a.is_complex() or a.shape[-1] > LARGEST or a.device.type != "cpu":
+    if mode in ("torch", "torch-eigh") or n > LARGEST:
         return None
     _check_mode(mode, _VARIABLE)
     library = kernels()
@@ -79,7 +86,7 @@ def chosen(a: Tensor, dtype: torch.dtype) -> Kernels | None:
         if mode == "native":
             raise RuntimeError(f"the backend 'native' was asked for, but {library}.")
         return None
-    if mode == "auto" and not _faster(library, a.shape[-1], a.shape[:-2].numel(), dtype):
+    if mode == "auto" and not _faster(library, n, batch, dtype):
         return None
     return library
 
@@ -117,7 +124,12 @@ def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
 
 def fusing(a: Tensor) -> Kernels | None:
     """Return the kernels if they are to run fused operations on ``a``, a real CPU tensor, or None for torch's own."""
-    if _mode.get() == "torch" or a.shape[-1] > LARGEST:
+    return fusing_for(a.shape[-1])
+
+
+def fusing_for(n: int) -> Kernels | None:
+    """Return `fusing` for n x n matrices."""
+    if _mode.get() == "torch" or n > LARGEST:
         return None
     library = kernels()
     return None if isinstance(library, str) else library

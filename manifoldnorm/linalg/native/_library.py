@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 PATH = Path(__file__).with_name("_kernels.native.so")  # setup.py names it
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
-_INTERFACE = 3  # mn_interface() of a library that these functions can call
+_INTERFACE = 4  # mn_interface() of a library that these functions can call
 _KINDS = {
     (torch.float64, torch.float64): 0,
     (torch.float32, torch.float32): 1,
@@ -31,6 +32,29 @@ class FusedCall(ctypes.Structure):
         ("inputs", ctypes.c_void_p * 7),
         ("outputs", ctypes.c_void_p * 3),
     )
+
+
+class Instruction(ctypes.Structure):
+    """One line of a program: the struct ``Instruction`` of kernels.hpp."""
+
+    _fields_ = (
+        ("operation", ctypes.c_int),
+        ("kind", ctypes.c_int),
+        ("n", ctypes.c_int),
+        ("batch", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("inputs", ctypes.c_int64 * 7),
+        ("outputs", ctypes.c_int64 * 3),
+        ("numbers", ctypes.c_double * 2),
+    )
+
+
+class Lines:
+    """Consecutive lines of a program, in memory."""
+
+    def __init__(self, lines: Sequence[Instruction]) -> None:
+        self._memory = (Instruction * len(lines))(*lines)
+        self.address, self.count = ctypes.addressof(self._memory), len(lines)
 
 
 class AnglesCall(ctypes.Structure):
@@ -64,6 +88,14 @@ class Kernels:
         self._eigen.restype = ctypes.c_int64
         self._fused = library.mn_fused
         self._fused.argtypes = (*(ctypes.c_int,) * 2, ctypes.c_void_p, ctypes.c_int)
+        self._program = library.mn_program
+        self._program.argtypes = (
+            *(ctypes.c_int,) * 2,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        )
         self._angles = library.mn_angles
         self._angles.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
         self.best: int = library.mn_best()
@@ -101,6 +133,14 @@ class Kernels:
         """Run a fused operation; the arguments of its operands are contiguous and outlive the call."""
         if self._fused(self.best, single, ctypes.byref(call), torch.get_num_threads()):
             raise ValueError("fused kernel: an argument is out of range")
+
+    def program(self, lines: Lines, addresses: Sequence[int], single: bool) -> bool:
+        """Run lines of a program on the buffers at these addresses; return whether none of them failed."""
+        buffers = (ctypes.c_void_p * len(addresses))(*addresses)
+        ran = self._program(self.best, single, lines.address, lines.count, buffers, torch.get_num_threads())
+        if ran < 0:
+            raise ValueError("program: an argument is out of range")
+        return bool(ran == lines.count)
 
     def angles(self, call: AnglesCall) -> None:
         """Run an operation on principal angles; the arguments of its operands are contiguous and outlive the call."""

@@ -98,11 +98,71 @@ int useful_threads(int64_t nanoseconds, int threads) {
     return useful < threads ? static_cast<int>(useful) : threads;
 }
 
+// Decompose a batch; returns how many failed.
+int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& call, int threads) {
+    const int n = call.n;
+    const int useful =
+        useful_threads(call.batch * n * n * (28 + n) * 16 / 100 / (call.vectors == nullptr ? 2 : 1), threads);
+    const int lanes = kernels->lanes[kind];
+    const int64_t vectors_full = (call.batch + lanes - 1) / lanes;
+    const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;
+    EigenJob job{call, kernels, kind, groups};
+    mn::parallel(EigenJob::run, &job, (vectors_full + groups - 1) / groups, useful);
+    return job.failed;
+}
+
+// Run a fused operation; false if there is no memory for its sums.
+bool run_fused(const mn::Kernels* kernels, int type, const mn::Fused& call, int threads) {
+    const int lanes = kernels->lanes[type];
+    const int64_t full = (call.batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
+    const int64_t parts = (full + each - 1) / each, size = static_cast<int64_t>(call.n) * call.n;
+    const bool sums = call.out[2] != nullptr && call.operation != mn::kCholesky;
+    char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
+    if (sums && partial == nullptr) return false;
+    FusedJob job{call, kernels, type, each * lanes, partial};
+    mn::parallel(FusedJob::run, &job, parts, useful_threads(call.batch * size * call.n / 4, threads));
+    if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call.out[2]));
+    if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call.out[2]));
+    return true;
+}
+
+thread_local Scratch statuses;
+
+// Run one line of a program; false if it failed: nothing after it makes sense.
+bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line, char* const* buffers, int threads) {
+    const auto at = [&](int64_t place) {
+        return place < 0 ? nullptr : buffers[place >> 48] + (place & ((int64_t{1} << 48) - 1));
+    };
+    if (line.operation == mn::kEigen) {
+        auto* const status = reinterpret_cast<uint8_t*>(statuses.reserve(line.batch));
+        if (status == nullptr) return false;
+        const mn::Eigen call{at(line.in[0]), at(line.out[0]), at(line.out[1]), status, line.batch, line.n};
+        return run_eigen(kernels, type == 0 ? mn::kDouble : mn::kSingle, call, threads) == 0;
+    }
+    if (line.operation < mn::kOperations) {
+        mn::Fused call{line.operation, line.kind, line.n, line.batch, {}, {}};
+        for (int k = 0; k < 7; ++k) call.in[k] = at(line.in[k]);
+        for (int k = 0; k < 3; ++k) call.out[k] = at(line.out[k]);
+        if (line.operation != mn::kCholesky && line.operation != mn::kSumOfInverses)
+            return run_fused(kernels, type, call, threads);
+        auto* const failed = reinterpret_cast<uint8_t*>(statuses.reserve(line.batch));
+        call.out[line.operation == mn::kCholesky ? 2 : 0] = failed;
+        if (failed == nullptr || !run_fused(kernels, type, call, threads)) return false;
+        for (int64_t k = 0; k < line.batch; ++k)
+            if (failed[k]) return false;
+        return true;
+    }
+    mn::Step step{line.operation, line.kind, line.n, line.batch, line.width, {}, {}, {line.number[0], line.number[1]}};
+    for (int k = 0; k < 7; ++k) step.in[k] = at(line.in[k]);
+    for (int k = 0; k < 3; ++k) step.out[k] = at(line.out[k]);
+    return kernels->step[type](step);
+}
+
 }  // namespace
 
 #define MN_EXPORT extern "C" __attribute__((visibility("default")))
 
-MN_EXPORT int mn_interface(void) { return 3; }  // changes with every change of the functions below
+MN_EXPORT int mn_interface(void) { return 4; }  // changes with every change of the functions below
 
 // The best instruction set of this processor: 0 baseline, 1 AVX2, 2 AVX-512.
 MN_EXPORT int mn_best(void) {
@@ -119,13 +179,7 @@ MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values
     const mn::Kernels* const kernels = table(isa);
     if (kernels == nullptr || kind < 0 || kind >= mn::kKinds || batch < 0 || n < 0) return -1;
     if (batch == 0 || n == 0) return 0;
-    const int useful = useful_threads(batch * n * n * (28 + n) * 16 / 100 / (vectors == nullptr ? 2 : 1), threads);
-    const int lanes = kernels->lanes[kind];
-    const int64_t vectors_full = (batch + lanes - 1) / lanes;
-    const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;
-    EigenJob job{{matrices, values, vectors, status, batch, n}, kernels, static_cast<mn::Kind>(kind), groups};
-    mn::parallel(EigenJob::run, &job, (vectors_full + groups - 1) / groups, useful);
-    return job.failed;
+    return run_eigen(kernels, static_cast<mn::Kind>(kind), {matrices, values, vectors, status, batch, n}, threads);
 }
 
 // Run one fused operation on a batch of contiguous matrices, in double (type 0) or single precision (1). Returns -1 for
@@ -135,15 +189,19 @@ MN_EXPORT int mn_fused(int isa, int type, const mn::Fused* call, int threads) {
     if (kernels == nullptr || type < 0 || type > 1) return -1;
     if (call->operation < 0 || call->operation >= mn::kOperations) return -1;
     if (call->batch < 1 || call->n < 1) return -1;
-    const int lanes = kernels->lanes[type];
-    const int64_t full = (call->batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
-    const int64_t parts = (full + each - 1) / each, size = static_cast<int64_t>(call->n) * call->n;
-    const bool sums = call->out[2] != nullptr && call->operation != mn::kCholesky;
-    char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
-    if (sums && partial == nullptr) return -1;
-    FusedJob job{*call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, useful_threads(call->batch * size * call->n / 4, threads));
-    if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call->out[2]));
-    if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call->out[2]));
-    return 0;
+    return run_fused(kernels, type, *call, threads) ? 0 : -1;
+}
+
+// Run `count` lines of a program on the buffers that their operands name; returns how many lines ran before one failed
+// (a matrix is not positive definite, a number not finite), or -1 for an argument out of range.
+MN_EXPORT int mn_program(int isa, int type, const mn::Instruction* lines, int count, char* const* buffers,
+                         int threads) {
+    const mn::Kernels* const kernels = table(isa);
+    if (kernels == nullptr || type < 0 || type > 1) return -1;
+    for (int k = 0; k < count; ++k) {
+        const mn::Instruction& line = lines[k];
+        if (line.operation < 0 || line.operation >= mn::kStepOperations || line.batch < 1 || line.n < 1) return -1;
+        if (!run_line(kernels, type, line, buffers, threads)) return k;
+    }
+    return count;
 }

@@ -31,6 +31,30 @@ struct Fused {
     void* out[3];
 };
 
+// The steps of a program that are no fused kernel; see steps.hpp and _program.py for the operands.
+enum StepOperation : int {
+    kEigen = 32, kSumRows, kFloorLog, kMap, kShift, kDot, kSquares, kFactor, kSlope, kLerp, kRearrange, kDiagonalExp,
+    kInvertLower, kMultiply, kFinite, kRidges, kStepOperations
+};
+enum MapKind : int { kScale, kExp, kRoot, kInverseRoot, kFill };
+enum RearrangeKind : int { kSymmetric, kHalfLower, kOfHalfLower, kTransposed };
+
+struct Step {
+    int operation, kind, n;
+    int64_t batch, width;  // `batch` rows of `width` numbers
+    const void* in[7];
+    void* out[3];
+    double number[2];
+};
+
+// One line of a program: its operands are places (buffer << 48 | offset in bytes), -1 for none.
+struct Instruction {
+    int operation, kind, n;
+    int64_t batch, width;
+    int64_t in[7], out[3];
+    double number[2];
+};
+
 struct Kernels {
     int lanes[kKinds];
     // bytes of memory that a thread needs for `groups` (1 or 2) vectors of matrices at a time
@@ -40,6 +64,7 @@ struct Kernels {
     // the same for the fused kernels, on the matrices from `begin` to `end`; `partial` receives a sum over them
     int64_t (*fused_memory[2])(int n);
     void (*fused[2])(const Fused& call, int64_t begin, int64_t end, char* memory, void* partial);
+    bool (*step[2])(const Step& step);  // false: it failed
 };
 
 }  // namespace mn

@@ -4,6 +4,7 @@
 #include "fused.hpp"
 #include "kernels.hpp"
 #include "solve.hpp"
+#include "steps.hpp"
 
 namespace MN_ISA {
 
@@ -31,6 +32,7 @@ const mn::Kernels kernels = {
     {eigen<double, double>, eigen<float, float>, eigen<float, double>},
     {fused_memory<double>, fused_memory<float>},
     {fused<double>, fused<float>},
+    {step<double>, step<float>},
 };
 
 }  // namespace MN_ISA

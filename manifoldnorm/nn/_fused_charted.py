@@ -1,0 +1,281 @@
+"""The log-Euclidean and log-Cholesky norms as one program for each direction, chart and running statistics included.
+
+In the chart they are `_fused_flat`; here nothing returns to Python between the chart, the four steps and the way back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from manifoldnorm import linalg
+from manifoldnorm.linalg import _program
+from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._fused import Operation
+from manifoldnorm.linalg._ops import INDEFINITE_TOL
+from manifoldnorm.linalg._precision import widens, working_dtype
+from manifoldnorm.linalg._program import Declined, Place, Program, view
+from manifoldnorm.manifolds import Diffeo
+from manifoldnorm.nn import _fused_flat
+
+
+class LogChart:
+    """``log`` by eigenvalues: what a batch of matrices leaves for the way back is its spectra."""
+
+    bias_kind, bias_adjoint = _program.SYMMETRIC, _program.SYMMETRIC
+
+    @staticmethod
+    def enter(p: Program, x: Place, y: Place, new: Callable[..., Place], eps: float) -> tuple[Place, ...]:
+        """Write the chart of ``x``; return what its adjoint needs."""
+        n, rows = p.n, new(*x.shape)
+        values, log = new(*x.shape[:-1]), new(*x.shape[:-1])
+        p.eigen(x, values, rows)
+        p.floor_log(values, values, log, eps, INDEFINITE_TOL * n * eps)
+        p.rebuild(log, rows, y)
+        return values, log, rows
+
+    @staticmethod
+    def leave(p: Program, y: Place, x: Place, new: Callable[..., Place]) -> tuple[Place, ...]:
+        """Write the matrices with chart ``y``; return what its adjoint needs."""
+        values, grown, rows = new(*y.shape[:-1]), new(*y.shape[:-1]), new(*y.shape)
+        p.eigen(y, values, rows)
+        p.map(_program.EXP, values, grown)
+        p.rebuild(grown, rows, x)
+        return values, grown, rows
+
+    @staticmethod
+    def enter_adjoint(p: Program, left: tuple[Place, ...], g: Place, out: Place) -> None:
+        """Write the gradient in what entered, from that in the chart."""
+        values, log, rows = left
+        p.adjoint(fn.LOG.native, (values, log, None, rows), g, out, inner=p.scratch(*values.shape))
+
+    @staticmethod
+    def leave_adjoint(p: Program, left: tuple[Place, ...], g: Place, out: Place) -> None:
+        """Write the gradient in the chart, from that in what left it."""
+        values, grown, rows = left
+        p.adjoint(fn.EXP.native, (values, grown, None, rows), g, out, inner=p.scratch(*values.shape))
+
+
+class CholeskyChart:
+    """The log-Cholesky chart: what a batch leaves for the way back is its factors."""
+
+    bias_kind, bias_adjoint = _program.HALF_LOWER, _program.OF_HALF_LOWER
+
+    @staticmethod
+    def enter(p: Program, x: Place, y: Place, new: Callable[..., Place], eps: float) -> tuple[Place, ...]:
+        """Write the chart of ``x``; return what its adjoint needs."""
+        factor = new(*x.shape)
+        p.cholesky(x, factor, y)
+        return (factor,)
+
+    @staticmethod
+    def leave(p: Program, y: Place, x: Place, new: Callable[..., Place]) -> tuple[Place, ...]:
+        """Write the matrices with chart ``y``; return what its adjoint needs."""
+        diagonal, factor = p.scratch(*y.shape[:-1]), new(*y.shape)
+        p.add(_program.DIAGONAL_EXP, [y], [diagonal], like=y)
+        p.add(Operation.FROM_CHART, [y, diagonal], [factor, x], like=y)
+        return (factor,)
+
+    @staticmethod
+    def enter_adjoint(p: Program, left: tuple[Place, ...], g: Place, out: Place) -> None:
+        """Write the gradient in what entered, from that in the chart."""
+        p.add(Operation.CHOLESKY_ADJOINT, [*left, g], [out], kind=1)
+
+    @staticmethod
+    def leave_adjoint(p: Program, left: tuple[Place, ...], g: Place, out: Place) -> None:
+        """Write the gradient in the chart, from that in what left it."""
+        p.add(Operation.FROM_CHART_ADJOINT, [*left, g], [out])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a program depends on.
+
+    Attributes
+    ----------
+    chart : type
+        `LogChart` or `CholeskyChart`.
+    batch, n, dtype, precision
+        Of the samples; the dtype in which is computed, and eps of the input's.
+    metric_scale, eps : float
+        Of squared distances; added to the variance.
+    scaled : bool
+        Whether there is a scale.
+    bias : str
+        ``"tangent"`` (the parameter), ``"point"`` (of the chart) or empty.
+    leaves : bool
+        Whether the output leaves the chart.
+    tracks : bool
+        Whether the running statistics follow.
+    """
+
+    chart: Any
+    batch: int
+    n: int
+    dtype: torch.dtype
+    precision: float
+    metric_scale: float
+    eps: float
+    scaled: bool
+    bias: str
+    leaves: bool
+    tracks: bool
+
+
+class Forward(NamedTuple):
+    """A program, and where it leaves what the way back and the buffers need."""
+
+    program: Program
+    entered: tuple[Place, ...]
+    left: tuple[Place, ...]
+    chart: Place
+    mean: Place
+    variance: Place
+    factor: Place
+    tracked: tuple[Place, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _forward(s: Shape) -> Forward:
+    p, chart, one = Program(s.n, s.dtype), s.chart, (s.n, s.n)
+    many = (s.batch, *one)
+    x, out = p.argument(*many), p.argument(*many)
+    log_scale = p.argument(1) if s.scaled else None
+    given = p.argument(*one) if s.bias else None
+    y, moved = p.kept(*many), p.kept(*many) if s.leaves else out
+    mean, variance, factor = p.kept(*one), p.kept(1), p.kept(1)
+    entered = chart.enter(p, x, y, p.kept, s.precision)
+    p.add(_program.SUM_ROWS, [y], [mean], like=y, numbers=(1 / s.batch,))
+    p.add(_program.SQUARES, [y, mean], [variance], like=y, numbers=(s.metric_scale / s.batch,))
+    p.add(_program.FACTOR, [variance, log_scale], [factor], numbers=(s.eps,))
+    bias = given
+    if given is not None and s.bias == "tangent":
+        bias = p.scratch(*one)
+        p.rearrange(chart.bias_kind, given, bias)
+    p.add(_program.SHIFT, [y, mean, factor, bias], [moved], numbers=(1.0,))
+    left = chart.leave(p, moved, out, p.kept) if s.leaves else ()
+    tracked: tuple[Place, ...] = ()
+    if s.tracks:
+        old, old_variance, weight = p.argument(1, *one), p.argument(1), p.argument(1)
+        old_chart, new, new_variance = p.scratch(1, *one), p.kept(1, *one), p.kept(1)
+        chart.enter(p, old, old_chart, p.scratch, s.precision)
+        p.add(_program.LERP, [old_chart, mean, weight], [old_chart])
+        chart.leave(p, old_chart, new, p.scratch)
+        p.add(_program.LERP, [old_variance, variance, weight], [new_variance])
+        p.add(_program.FINITE, [new], [], like=new)
+        p.add(_program.FINITE, [new_variance], [], like=new_variance)
+        tracked = new, new_variance
+    return Forward(p, entered, left, y, mean, variance, factor, tracked)
+
+
+class Backward(NamedTuple):
+    """A program, and where it leaves the small gradients."""
+
+    program: Program
+    log_scale: Place
+    bias: Place
+
+
+@functools.lru_cache(maxsize=256)
+def _backward(s: Shape, through: bool) -> Backward:
+    f, p, one = _forward(s), Program(s.n, s.dtype), (s.n, s.n)
+    many = (s.batch, *one)
+    memory, g, out = p.argument(f.program.kept_size), p.argument(*many), p.argument(*many)
+    here = functools.partial(_within, memory)
+    moved = g
+    if s.leaves:
+        moved = p.scratch(*many)
+        s.chart.leave_adjoint(p, tuple(map(here, f.left)), g, moved)
+    y, mean, factor = here(f.chart), here(f.mean), here(f.factor)
+    grad_factor, log_scale = p.scratch(1), p.kept(1)
+    p.add(_program.DOT, [moved, y, mean], [grad_factor], like=y, numbers=(1.0,))
+    p.map(_program.SCALE, grad_factor, log_scale, factor=factor)
+    total, bias = p.scratch(*one), p.kept(*one)
+    if s.bias or through:
+        p.add(_program.SUM_ROWS, [moved], [total], like=moved, numbers=(1.0,))
+    if s.bias == "tangent":
+        p.rearrange(s.chart.bias_adjoint, total, bias)
+    elif s.bias:
+        p.map(_program.SCALE, total, bias)
+    inner = p.scratch(*many)
+    if through:
+        # factor (g - mean of g) + slope (y - mean): the second sum is that of multiples of the first's operands
+        slope, centred = p.scratch(1), p.scratch(*many)
+        p.add(_program.SLOPE, [log_scale, here(f.variance)], [slope], numbers=(-s.metric_scale / s.batch, s.eps))
+        p.add(_program.SHIFT, [y, mean, slope], [centred])
+        p.map(_program.SCALE, total, total, by=1 / s.batch)
+        p.add(_program.SHIFT, [moved, total, factor], [inner])
+        flat = (1, s.batch * s.n * s.n)
+        p.add(_program.SHIFT, [inner, None, None, centred], [inner], like=Place(0, 0, flat), numbers=(1.0,))
+    else:
+        p.map(_program.SCALE, moved, inner, factor=factor)
+    s.chart.enter_adjoint(p, tuple(map(here, f.entered)), inner, out)
+    return Backward(p, log_scale, bias)
+
+
+def _within(memory: Place, place: Place) -> Place:
+    return Place(memory.buffer, place.start, place.shape)
+
+
+@dataclass
+class Run:
+    """One batch: the buffers as the program wants them, and what it found for them."""
+
+    shape: Shape
+    flat: _fused_flat.Plan
+    diffeo: Diffeo
+    tracks: tuple[Tensor, ...]
+    tracked: tuple[Tensor, ...] = ()
+
+    def template(self, x: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Return the output by the steps that can be differentiated again."""
+        if bias is not None and self.shape.bias == "tangent":
+            bias = self.diffeo.push_identity(linalg.symmetrize(bias))
+        moved = _fused_flat.template(self.diffeo(x), log_scale, bias, self.flat)[0]
+        return self.diffeo.inverse(moved) if self.shape.leaves else moved
+
+
+class FusedCharted(Function):
+    """``back(t (log X - M) + b)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, run: Run) -> Tensor:
+        shape = run.shape
+        plan = _forward(shape)
+        wide = x.to(shape.dtype).contiguous()
+        out = torch.empty(wide.shape, dtype=shape.dtype)
+        others = [t.to(shape.dtype).contiguous() for t in (log_scale, bias, *run.tracks) if t is not None]
+        memory = plan.program.run(wide, out, *others)
+        if memory is None:
+            raise Declined
+        run.tracked = tuple(view(place, memory) for place in plan.tracked)
+        ctx.run, ctx.memory = run, memory
+        ctx.save_for_backward(x, log_scale, bias)
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, log_scale, bias = ctx.saved_tensors
+        run: Run = ctx.run
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            inputs = [t for t in (x, log_scale, bias) if t is not None and t.requires_grad]
+            found = iter(torch.autograd.grad(run.template(x, log_scale, bias), inputs, g, create_graph=True))
+            return *(next(found) if t is not None and t.requires_grad else None for t in (x, log_scale, bias)), None
+        plan = _backward(run.shape, run.flat.through)
+        wide = g.to(run.shape.dtype).contiguous()
+        out = torch.empty(wide.shape, dtype=wide.dtype)
+        memory = plan.program.run(ctx.memory, wide, out)
+        if memory is None:  # no line of it can fail
+            raise RuntimeError("LogEuclidean and LogCholesky norms: the native library failed in the backward pass.")
+        return (
+            out.to(x.dtype),
+            None if log_scale is None else view(plan.log_scale, memory).to(x.dtype).reshape(log_scale.shape),
+            None if bias is None else view(plan.bias, memory).to(x.dtype),
+            None,
+        )
