@@ -27,6 +27,9 @@ class Operation(enum.IntEnum):
     SUM_OF_KERNELS = 9
     SUM_OF_FUNCTIONS = 10
     SUM_OF_INVERSES = 11
+    BURES_MOVE = 12
+    BURES_STEP = 13
+    BURES_ADJOINT = 14
 
 
 _DTYPES = (torch.float64, torch.float32)

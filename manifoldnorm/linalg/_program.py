@@ -19,11 +19,13 @@ from manifoldnorm.linalg._tally import counting
 from manifoldnorm.linalg.native import Instruction, Lines, chosen_for, fusing_for
 
 EIGEN, SUM_ROWS, FLOOR_LOG, MAP, SHIFT, DOT, SQUARES, FACTOR, SLOPE, LERP = range(32, 42)  # as in kernels.hpp
-REARRANGE, DIAGONAL_EXP, INVERT_LOWER, MULTIPLY, FINITE, RIDGES = range(42, 48)
+REARRANGE, DIAGONAL_EXP, INVERT_LOWER, MULTIPLY, FINITE, RIDGES, BURES_WEIGHTS, BURES_GRADIENT = range(42, 50)
 SCALE, EXP, ROOT, INVERSE_ROOT, FILL = range(5)
 SYMMETRIC, HALF_LOWER, OF_HALF_LOWER, TRANSPOSED = range(4)
 _KEPT, _SCRATCH, _ARGUMENTS = range(3)  # buffers
 _LINE_OF_MEMORY = 64  # bytes
+_OWN = 1 << 24  # bytes that a thread may keep from run to run
+_FACTORISING = (Operation.CHOLESKY, Operation.SUM_OF_INVERSES, Operation.BURES_STEP)
 
 
 class Declined(Exception):
@@ -108,6 +110,8 @@ class Program:
         batch = shape[0] if len(shape) > 1 else 1
         if operation < EIGEN or operation in (EIGEN, REARRANGE, DIAGONAL_EXP, INVERT_LOWER):
             batch = math.prod(shape[:-2])  # matrices
+        if operation in _FACTORISING:
+            self._decompositions.append(("cholesky", batch))
         line = Instruction(operation, kind, self.n, batch, math.prod(shape) // batch)
         for codes, places in ((line.inputs, inputs), (line.outputs, outputs)):
             codes[:] = [-1] * len(codes)
@@ -125,12 +129,17 @@ class Program:
 
     def cholesky(self, matrices: Place, factor: Place, chart: Place | None = None) -> None:
         """Factorise, and on demand write the log-Cholesky charts; the program fails where a factor does not exist."""
-        self._decompositions.append(("cholesky", math.prod(matrices.shape[:-2])))
         self.add(Operation.CHOLESKY, [matrices], [factor, chart], like=matrices)
 
-    def floor_log(self, values: Place, floored: Place, log: Place | None, eps: float, tolerance: float) -> None:
-        """Raise spectra to ``eps`` of their largest value, and take logarithms; fail if they are indefinite."""
-        self.add(FLOOR_LOG, [values], [floored, log], numbers=(eps, tolerance))
+    def floor_log(
+        self, values: Place, floored: Place, log: Place | None, eps: float, tolerance: float | None
+    ) -> None:
+        """Raise spectra to ``eps`` of their largest value, and take logarithms.
+
+        Fail if they are indefinite by more than the tolerance; None: if they are not positive.
+        """
+        strict, numbers = tolerance is None, (eps, tolerance or 0.0)
+        self.add(FLOOR_LOG, [values], [floored, log], kind=int(strict), numbers=numbers)
 
     def congruence(self, k: Place, x: Place, out: Place) -> None:
         """``K X K^T``."""
@@ -171,18 +180,20 @@ class Program:
         if library is None:
             return None
         memory = torch.empty(self._sizes[_KEPT], dtype=self.dtype)
-        scratch = torch.empty(self._sizes[_SCRATCH], dtype=self.dtype)
-        buffers = (memory, scratch, *arguments)
         native = tuple(chosen_for(self.n, math.prod(m.shape[:-2]), self.dtype) is not None for _, m, _, _ in self._eigen)
         parts = self._compiled.get(native) or self._compile(native)
         split = [e for e, compiled in zip(self._eigen, native, strict=True) if not compiled]
+        size = self._sizes[_SCRATCH] * self.dtype.itemsize
+        own = not split and size <= _OWN  # memory that the library keeps has no pages to fault in
+        scratch = torch.empty(0 if own else self._sizes[_SCRATCH], dtype=self.dtype)
+        buffers = (memory, scratch, *arguments)
         single = self.dtype == torch.float32
         counts = counting()
         if counts is not None:
             counts.update(self._decompositions)
         addresses = [b.data_ptr() for b in buffers]
         for place, lines in enumerate(parts):
-            if not library.program(lines, addresses, single):
+            if not library.program(lines, addresses, single, size if own else 0):
                 return None
             if place < len(split) and not self._torch_eigen(*split[place][1:], buffers):
                 return None

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from manifoldnorm import linalg
@@ -21,8 +20,9 @@ from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._fused import Operation
 from manifoldnorm.linalg._ops import INDEFINITE_TOL
 from manifoldnorm.linalg._precision import widens, working_dtype
-from manifoldnorm.linalg._program import Declined, Place, Program, view
+from manifoldnorm.linalg._program import Place, Program, view
 from manifoldnorm.manifolds import AffineInvariant
+from manifoldnorm.nn._programmed import Programmed, Run
 from manifoldnorm.stats import EigenHessian, Exact, Karcher, Newton
 
 
@@ -324,16 +324,7 @@ def _backward(s: Shape) -> Backward:
     return Backward(p, log_scale, bias)
 
 
-@dataclass
-class Run:
-    """One batch: the shape, the buffers before it, and what they become."""
-
-    shape: Shape
-    tracks: tuple[Tensor, ...]
-    tracked: tuple[Tensor, ...] = ()
-
-
-class FusedAffineInvariant(Function):
+class FusedAffineInvariant(Programmed):
     """``Y = K (A X A^T)^t K^T`` with the batch's A and t.
 
     ``bias`` is a symmetric tangent vector at the identity, whose exponential is ``K K^T``, or K.
@@ -341,44 +332,20 @@ class FusedAffineInvariant(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, run: Run) -> Tensor:
-        shape = run.shape
-        plan = _forward(shape)
-        start = shape.plan.mean.before_last(shape.plan.manifold, x, None) if shape.plan.start == "given" else None
-        wide = x.to(shape.dtype).contiguous()
-        out = torch.empty(wide.shape, dtype=shape.dtype)
-        others = [t.to(shape.dtype).contiguous() for t in (log_scale, bias, start, *run.tracks) if t is not None]
-        memory = plan.program.run(wide, out, *others)
-        if memory is None:
-            raise Declined
-        run.tracked = tuple(view(place, memory) for place in plan.tracked)
-        ctx.shape, ctx.memory = shape, memory
-        ctx.save_for_backward(x, log_scale, bias)
-        return out.to(x.dtype)
+        plan: Plan = run.shape.plan
+        start = plan.mean.before_last(plan.manifold, x, None) if plan.start == "given" else None
+        return Programmed.start(ctx, _forward(run.shape), run, x, (log_scale, bias, start), (log_scale, bias))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, log_scale, bias = ctx.saved_tensors
-        shape: Shape = ctx.shape
-        plan = _backward(shape)
-        wide = g.to(shape.dtype).contiguous()
-        grad_x = torch.empty(wide.shape, dtype=wide.dtype)
-        colour = [bias.to(shape.dtype).contiguous()] if shape.bias == "colour" else []
-        memory = plan.program.run(ctx.memory, wide, grad_x, *colour)
-        if memory is None:  # no line of it can fail
-            raise RuntimeError("AffineInvariant norm: the native library failed in the backward pass.")
-        grad_log_scale = view(plan.log_scale, memory)
-        if shape.plan.through:
-            _through_statistics(shape, ctx.memory, x.to(shape.dtype), float(grad_log_scale), grad_x)
-        return (
-            grad_x.to(x.dtype),
-            None if log_scale is None else grad_log_scale.to(x.dtype).reshape(log_scale.shape),
-            None if bias is None else view(plan.bias, memory).to(x.dtype),
-            None,
-        )
+        s: Shape = ctx.run.shape
+        colour = [ctx.saved_tensors[2].to(s.dtype).contiguous()] if s.bias == "colour" else []
+        through = functools.partial(_through_statistics, s, ctx.memory, ctx.saved_tensors[0].to(s.dtype))
+        return Programmed.finish(ctx, _backward(s), g, *colour, add=through if s.plan.through else None)
 
 
-def _through_statistics(shape: Shape, memory: Tensor, x: Tensor, grad_log_scale: float, grad_x: Tensor) -> None:
+def _through_statistics(shape: Shape, memory: Tensor, x: Tensor, grad_x: Tensor, grad_log_scale: Tensor) -> None:
     """Add to the gradient in X what passes through the variance and the mean."""
     f, plan = _forward(shape), shape.plan
 
@@ -388,7 +355,7 @@ def _through_statistics(shape: Shape, memory: Tensor, x: Tensor, grad_log_scale:
     (values, log, rows), (_, log0, rows0) = of(*f.second), of(*f.first)
     whiten, lower0, inverse0 = of(f.whiten, f.lower0.item(0), f.inverse0.item(0))
     small = [t[0] for t in of(*f.small)]
-    slope = -grad_log_scale / (float(view(f.variance, memory)) + plan.eps) * plan.metric_scale / shape.batch
+    slope = -grad_log_scale / (view(f.variance, memory) + plan.eps) * plan.metric_scale / shape.batch
     grad_x += _fused.rebuild(slope * log / values, rows, whiten.mT)
     upstream = lower0.mT @ _grad_mean(plan, grad_x, x, whiten, of(*f.frame)) @ lower0
     tangent = _fused.adjoint(fn.EXP, small[0], None, small[2], upstream)[0]

@@ -12,17 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from manifoldnorm import linalg
 from manifoldnorm.linalg import _program
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._fused import Operation
 from manifoldnorm.linalg._ops import INDEFINITE_TOL
-from manifoldnorm.linalg._precision import widens, working_dtype
-from manifoldnorm.linalg._program import Declined, Place, Program, view
-from manifoldnorm.manifolds import Diffeo
+from manifoldnorm.linalg._program import Place, Program
 from manifoldnorm.nn import _fused_flat
+from manifoldnorm.nn._programmed import Programmed, Run
 
 
 class LogChart:
@@ -224,14 +222,11 @@ def _within(memory: Place, place: Place) -> Place:
 
 
 @dataclass
-class Run:
-    """One batch: the buffers as the program wants them, and what it found for them."""
+class ChartedRun(Run):
+    """One batch, with what a second derivative needs."""
 
-    shape: Shape
-    flat: _fused_flat.Plan
-    diffeo: Diffeo
-    tracks: tuple[Tensor, ...]
-    tracked: tuple[Tensor, ...] = ()
+    flat: Any = None
+    diffeo: Any = None
 
     def template(self, x: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return the output by the steps that can be differentiated again."""
@@ -241,41 +236,18 @@ class Run:
         return self.diffeo.inverse(moved) if self.shape.leaves else moved
 
 
-class FusedCharted(Function):
+class FusedCharted(Programmed):
     """``back(t (log X - M) + b)``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, run: Run) -> Tensor:
-        shape = run.shape
-        plan = _forward(shape)
-        wide = x.to(shape.dtype).contiguous()
-        out = torch.empty(wide.shape, dtype=shape.dtype)
-        others = [t.to(shape.dtype).contiguous() for t in (log_scale, bias, *run.tracks) if t is not None]
-        memory = plan.program.run(wide, out, *others)
-        if memory is None:
-            raise Declined
-        run.tracked = tuple(view(place, memory) for place in plan.tracked)
-        ctx.run, ctx.memory = run, memory
-        ctx.save_for_backward(x, log_scale, bias)
-        return out.to(x.dtype)
+    def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, run: ChartedRun) -> Tensor:
+        return Programmed.start(ctx, _forward(run.shape), run, x, (log_scale, bias), (log_scale, bias))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, log_scale, bias = ctx.saved_tensors
-        run: Run = ctx.run
         if torch.is_grad_enabled():  # a second derivative is asked for
+            x, log_scale, bias = ctx.saved_tensors
             inputs = [t for t in (x, log_scale, bias) if t is not None and t.requires_grad]
-            found = iter(torch.autograd.grad(run.template(x, log_scale, bias), inputs, g, create_graph=True))
+            found = iter(torch.autograd.grad(ctx.run.template(x, log_scale, bias), inputs, g, create_graph=True))
             return *(next(found) if t is not None and t.requires_grad else None for t in (x, log_scale, bias)), None
-        plan = _backward(run.shape, run.flat.through)
-        wide = g.to(run.shape.dtype).contiguous()
-        out = torch.empty(wide.shape, dtype=wide.dtype)
-        memory = plan.program.run(ctx.memory, wide, out)
-        if memory is None:  # no line of it can fail
-            raise RuntimeError("LogEuclidean and LogCholesky norms: the native library failed in the backward pass.")
-        return (
-            out.to(x.dtype),
-            None if log_scale is None else view(plan.log_scale, memory).to(x.dtype).reshape(log_scale.shape),
-            None if bias is None else view(plan.bias, memory).to(x.dtype),
-            None,
-        )
+        return Programmed.finish(ctx, _backward(ctx.run.shape, ctx.run.flat.through), g)

@@ -35,7 +35,6 @@ from manifoldnorm.nn import (
     _running,
     moves,
 )
-from manifoldnorm.nn._fused_bures import LeavesDomain
 from manifoldnorm.nn.statistics import Batch, Observed
 from manifoldnorm.stats import Exact, Karcher, Newton
 
@@ -161,7 +160,8 @@ def charted(
         leaves=leaves,
         tracks=layer.training and layer.track_running_stats,
     )
-    run = _fused_charted.Run(shape, flat, chart, _running.before(layer, None) if shape.tracks else ())
+    before = _running.before(layer, None) if shape.tracks else ()
+    run = _fused_charted.ChartedRun(shape, before, flat=flat, diffeo=chart)
     try:
         out: Any = _fused_charted.FusedCharted.apply(x, layer.log_scale if layer.affine else None, bias, run)
     except Declined:
@@ -190,7 +190,7 @@ def fused(
         point = layer._base_bias(manifold, chart, base)
     log_scale, tracks = layer.log_scale if layer.affine else None, layer.training and layer.track_running_stats
     try:
-        if isinstance(plan, _fused_affine_invariant.Plan):
+        if not isinstance(plan, _fused_flat.Plan):
             before = _running.before(layer, chart) if tracks else ()
             out, after = plan.run(y, log_scale, tangent, point, before)
             if tracks:
@@ -200,7 +200,7 @@ def fused(
             if tracks:
                 seen = Observed(base, chart, metric_scale, y, None, mean, None)
                 layer.statistics.track(layer, seen, mean, variance)
-    except (Declined, LeavesDomain):
+    except Declined:
         return None
     took(layer, "fused")
     return out

@@ -14,6 +14,7 @@ PATH = Path(__file__).with_name("_kernels.native.so")  # setup.py names it
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
 _INTERFACE = 4  # mn_interface() of a library that these functions can call
+INPUTS = 9  # operands of an operation
 _KINDS = {
     (torch.float64, torch.float64): 0,
     (torch.float32, torch.float32): 1,
@@ -29,8 +30,9 @@ class FusedCall(ctypes.Structure):
         ("kind", ctypes.c_int),
         ("n", ctypes.c_int),
         ("batch", ctypes.c_int64),
-        ("inputs", ctypes.c_void_p * 7),
+        ("inputs", ctypes.c_void_p * INPUTS),
         ("outputs", ctypes.c_void_p * 3),
+        ("number", ctypes.c_double),
     )
 
 
@@ -43,7 +45,7 @@ class Instruction(ctypes.Structure):
         ("n", ctypes.c_int),
         ("batch", ctypes.c_int64),
         ("width", ctypes.c_int64),
-        ("inputs", ctypes.c_int64 * 7),
+        ("inputs", ctypes.c_int64 * INPUTS),
         ("outputs", ctypes.c_int64 * 3),
         ("numbers", ctypes.c_double * 2),
     )
@@ -94,6 +96,7 @@ class Kernels:
             ctypes.c_void_p,
             ctypes.c_int,
             ctypes.c_void_p,
+            ctypes.c_int64,
             ctypes.c_int,
         )
         self._angles = library.mn_angles
@@ -134,10 +137,13 @@ class Kernels:
         if self._fused(self.best, single, ctypes.byref(call), torch.get_num_threads()):
             raise ValueError("fused kernel: an argument is out of range")
 
-    def program(self, lines: Lines, addresses: Sequence[int], single: bool) -> bool:
-        """Run lines of a program on the buffers at these addresses; return whether none of them failed."""
+    def program(self, lines: Lines, addresses: Sequence[int], single: bool, scratch: int = 0) -> bool:
+        """Run lines of a program on the buffers at these addresses; return whether none of them failed.
+
+        With ``scratch`` the second buffer is so many bytes of the library's own.
+        """
         buffers = (ctypes.c_void_p * len(addresses))(*addresses)
-        ran = self._program(self.best, single, lines.address, lines.count, buffers, torch.get_num_threads())
+        ran = self._program(self.best, single, lines.address, lines.count, buffers, scratch, torch.get_num_threads())
         if ran < 0:
             raise ValueError("program: an argument is out of range")
         return bool(ran == lines.count)

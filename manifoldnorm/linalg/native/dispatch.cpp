@@ -75,7 +75,8 @@ struct FusedJob {
     static void run(void* context, int64_t task) {
         auto& job = *static_cast<FusedJob*>(context);
         const int64_t begin = task * job.part, end = begin + job.part;
-        const int64_t size = static_cast<int64_t>(job.call.n) * job.call.n * (job.type == 0 ? 8 : 4);
+        const int64_t size =
+            mn::sums(job.call.operation) * static_cast<int64_t>(job.call.n) * job.call.n * (job.type == 0 ? 8 : 4);
         char* const memory = scratch.reserve(job.kernels->fused_memory[job.type](job.call.n));
         if (memory == nullptr) abort();  // a few hundred kilobytes
         job.kernels->fused[job.type](job.call, begin, end < job.call.batch ? end : job.call.batch, memory,
@@ -115,18 +116,19 @@ int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& ca
 bool run_fused(const mn::Kernels* kernels, int type, const mn::Fused& call, int threads) {
     const int lanes = kernels->lanes[type];
     const int64_t full = (call.batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
-    const int64_t parts = (full + each - 1) / each, size = static_cast<int64_t>(call.n) * call.n;
-    const bool sums = call.out[2] != nullptr && call.operation != mn::kCholesky;
+    const int64_t parts = (full + each - 1) / each, square = static_cast<int64_t>(call.n) * call.n;
+    const int64_t size = square * mn::sums(call.operation);
+    const bool sums = call.out[2] != nullptr && mn::flags(call.operation) != 2;
     char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
     if (sums && partial == nullptr) return false;
     FusedJob job{call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, useful_threads(call.batch * size * call.n / 4, threads));
+    mn::parallel(FusedJob::run, &job, parts, useful_threads(call.batch * square * call.n / 4, threads));
     if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call.out[2]));
     if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call.out[2]));
     return true;
 }
 
-thread_local Scratch statuses;
+thread_local Scratch statuses, between;
 
 // Run one line of a program; false if it failed: nothing after it makes sense.
 bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line, char* const* buffers, int threads) {
@@ -140,20 +142,20 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
         return run_eigen(kernels, type == 0 ? mn::kDouble : mn::kSingle, call, threads) == 0;
     }
     if (line.operation < mn::kOperations) {
-        mn::Fused call{line.operation, line.kind, line.n, line.batch, {}, {}};
-        for (int k = 0; k < 7; ++k) call.in[k] = at(line.in[k]);
+        mn::Fused call{line.operation, line.kind, line.n, line.batch, {}, {}, line.number[0]};
+        for (int k = 0; k < mn::kInputs; ++k) call.in[k] = at(line.in[k]);
         for (int k = 0; k < 3; ++k) call.out[k] = at(line.out[k]);
-        if (line.operation != mn::kCholesky && line.operation != mn::kSumOfInverses)
-            return run_fused(kernels, type, call, threads);
+        const int flags = mn::flags(line.operation);
+        if (flags < 0) return run_fused(kernels, type, call, threads);
         auto* const failed = reinterpret_cast<uint8_t*>(statuses.reserve(line.batch));
-        call.out[line.operation == mn::kCholesky ? 2 : 0] = failed;
+        call.out[flags] = failed;
         if (failed == nullptr || !run_fused(kernels, type, call, threads)) return false;
         for (int64_t k = 0; k < line.batch; ++k)
             if (failed[k]) return false;
         return true;
     }
     mn::Step step{line.operation, line.kind, line.n, line.batch, line.width, {}, {}, {line.number[0], line.number[1]}};
-    for (int k = 0; k < 7; ++k) step.in[k] = at(line.in[k]);
+    for (int k = 0; k < mn::kInputs; ++k) step.in[k] = at(line.in[k]);
     for (int k = 0; k < 3; ++k) step.out[k] = at(line.out[k]);
     return kernels->step[type](step);
 }
@@ -193,11 +195,13 @@ MN_EXPORT int mn_fused(int isa, int type, const mn::Fused* call, int threads) {
 }
 
 // Run `count` lines of a program on the buffers that their operands name; returns how many lines ran before one failed
-// (a matrix is not positive definite, a number not finite), or -1 for an argument out of range.
-MN_EXPORT int mn_program(int isa, int type, const mn::Instruction* lines, int count, char* const* buffers,
+// (a matrix is not positive definite, a number not finite), or -1 for an argument out of range. With `scratch` > 0 the
+// second buffer is so many bytes of the library's own, which the thread keeps.
+MN_EXPORT int mn_program(int isa, int type, const mn::Instruction* lines, int count, char** buffers, int64_t scratch,
                          int threads) {
     const mn::Kernels* const kernels = table(isa);
     if (kernels == nullptr || type < 0 || type > 1) return -1;
+    if (scratch > 0 && (buffers[1] = between.reserve(scratch)) == nullptr) return 0;
     for (int k = 0; k < count; ++k) {
         const mn::Instruction& line = lines[k];
         if (line.operation < 0 || line.operation >= mn::kStepOperations || line.batch < 1 || line.n < 1) return -1;

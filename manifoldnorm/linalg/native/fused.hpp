@@ -1,6 +1,7 @@
 // The fused kernels behind one function per type: a part of the batch, given by its first and last matrix.
 #pragma once
 
+#include "bures.hpp"
 #include "cholesky.hpp"
 #include "kernels.hpp"
 
@@ -45,6 +46,20 @@ template <class T> static void fused(const mn::Fused& call, int64_t begin, int64
             auto* const failed = static_cast<uint8_t*>(call.out[0]);
             return sum_of_inverses<T>(in(0), in(1), failed, out(1), begin, end, batch, n, space,
                                       static_cast<T*>(partial));
+        }
+        case mn::kBuresMove: {
+            const Bures<T> b{in(2), in(3), in(4), nullptr, nullptr, nullptr, nullptr};
+            return bures_move<T>(b, in(0), in(1), out(0), begin, end, batch, n, space);
+        }
+        case mn::kBuresStep: {
+            const Bures<T> b{nullptr, nullptr, nullptr, in(1), in(2), in(3), in(4)};
+            auto* const failed = static_cast<uint8_t*>(call.out[1]);
+            return bures_step<T>(b, static_cast<T>(call.number), in(0), out(0), failed, begin, end, batch, n, space);
+        }
+        case mn::kBuresAdjoint: {
+            const Bures<T> b{nullptr, in(2), in(3), in(4), in(5), in(6), in(7)};
+            return bures_adjoint<T>(b, in(0), in(1), out(0), out(1), begin, end, batch, n, space,
+                                    static_cast<T*>(partial));
         }
         case mn::kSandwich: return sandwich<T>(in(0), in(1), in(2), in(3), out(0), begin, end, batch, n, space);
     }

@@ -18,31 +18,43 @@ struct Eigen {
 // One call of the fused kernels in double (kind 0) or single precision; see fused.hpp and _fused.py for the operands.
 enum Operation : int {
     kCongruence, kRebuild, kAdjoint, kCholesky, kCholeskyAdjoint, kFromChart, kFromChartAdjoint, kSandwich,
-    kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kOperations
+    kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kBuresMove, kBuresStep, kBuresAdjoint, kOperations
 };
 
 // The kind of kAdjoint: the function, and whether K and A are one matrix for all or one for each.
 enum AdjointKind : int { kFunction = 15, kEachK = 16, kEachA = 32 };
 
+constexpr int kInputs = 9;
+
 struct Fused {
     int operation, kind, n;
     int64_t batch;
-    const void* in[7];
-    void* out[3];
+    const void* in[kInputs];
+    void* out[3];  // the last is a sum over the batch, of `sums` matrices
+    double number;
 };
+
+// How many matrices an operation sums.
+constexpr int sums(int operation) { return operation == kBuresAdjoint ? 2 : 1; }
+
+// Whether the operation says which matrices failed, and in which output.
+constexpr int flags(int operation) {
+    return operation == kCholesky ? 2 : operation == kSumOfInverses ? 0 : operation == kBuresStep ? 1 : -1;
+}
 
 // The steps of a program that are no fused kernel; see steps.hpp and _program.py for the operands.
 enum StepOperation : int {
     kEigen = 32, kSumRows, kFloorLog, kMap, kShift, kDot, kSquares, kFactor, kSlope, kLerp, kRearrange, kDiagonalExp,
-    kInvertLower, kMultiply, kFinite, kRidges, kStepOperations
+    kInvertLower, kMultiply, kFinite, kRidges, kBuresWeights, kBuresGradient, kStepOperations
 };
+enum FloorKind : int { kTolerant, kStrict };
 enum MapKind : int { kScale, kExp, kRoot, kInverseRoot, kFill };
 enum RearrangeKind : int { kSymmetric, kHalfLower, kOfHalfLower, kTransposed };
 
 struct Step {
     int operation, kind, n;
     int64_t batch, width;  // `batch` rows of `width` numbers
-    const void* in[7];
+    const void* in[kInputs];
     void* out[3];
     double number[2];
 };
@@ -51,7 +63,7 @@ struct Step {
 struct Instruction {
     int operation, kind, n;
     int64_t batch, width;
-    int64_t in[7], out[3];
+    int64_t in[kInputs], out[3];
     double number[2];
 };
 

@@ -27,11 +27,12 @@ template <class T> static void sum_rows(const mn::Step& s, const T* in, T* out) 
 }
 
 // Ascending spectra raised to `number[0]` times their largest value, and their logarithms; false for a matrix that is
-// indefinite by more than `number[1]`, or has a NaN.
+// indefinite by more than `number[1]` (kStrict: that is not positive definite), or has a NaN.
 template <class T> static bool floor_log(const mn::Step& s, const T* w, T* floored, T* log) {
     for (int64_t b = 0; b < s.batch; ++b) {
         const T *row = w + b * s.width, top = row[s.width - 1];
-        if (!(top >= 0 && row[0] >= -static_cast<T>(s.number[1]) * top)) return false;
+        const T least = s.kind == mn::kStrict ? std::numeric_limits<T>::denorm_min() : -static_cast<T>(s.number[1]) * top;
+        if (!(top >= 0 && row[0] >= least)) return false;
         const T lowest = std::fmax(top * static_cast<T>(s.number[0]), std::numeric_limits<T>::min());
         for (int64_t k = 0; k < s.width; ++k) {
             floored[b * s.width + k] = std::fmax(row[k], lowest);
@@ -156,6 +157,52 @@ template <class T> static bool finite(const mn::Step& s, const T* in) {
     return std::isfinite(strands<T>(s.batch * s.width, [&](int64_t k) { return 0 * in[k]; }));
 }
 
+// The weights sqrt(2 (g_i + g_j) / (g_i g_j)) and g^1/2 V^T of a decomposed mean, V^T its rows; for the bias point's
+// spectrum t the kernel 1 / sqrt(2 (t_i + t_j)).
+template <class T>
+static void bures_weights(int n, const T* g, const T* rows, const T* target, T* weight, T* factor, T* kernel) {
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j) {
+            weight[i * n + j] = std::sqrt(2 * (g[i] + g[j])) / (std::sqrt(g[i]) * std::sqrt(g[j]));
+            factor[i * n + j] = std::sqrt(g[i]) * rows[i * n + j];
+            kernel[i * n + j] = 1 / std::sqrt(2 * (target[i] + target[j]));
+        }
+}
+
+// sum += the outer products of `count` pairs of rows, `stride` apart
+template <int count, class T>
+static void add_outer(int n, int64_t stride, const T* left, const T* right, T* __restrict sum) {
+    for (int i = 0; i < n; ++i) {
+        T factor[count];
+        for (int c = 0; c < count; ++c) factor[c] = left[c * stride + i];
+        for (int l = 0; l < n; ++l) {
+            T all = sum[i * n + l];
+            for (int c = 0; c < count; ++c) all += factor[c] * right[c * stride + l];
+            sum[i * n + l] = all;
+        }
+    }
+}
+
+// The gradient of sum <G, k(t_i + t_j) o scale V> in the matrix with spectrum t, in its basis and added to `out`:
+// M + M^T with M_il = sum_j k[t_i + t_j, t_l + t_j] sum_batch G_ij scale V_jl, k(x) = 1 / sqrt(2 x).
+template <class T>
+static void bures_gradient(const mn::Step& s, int n, const T* target, const T* g, const T* v, const T* scale, T* sum,
+                           T* out) {
+    for (int j = 0; j < n; ++j) {
+        for (int i = 0; i < n * n; ++i) sum[i] = 0;
+        int64_t b = 0;
+        for (; b + 4 <= s.batch; b += 4) add_outer<4>(n, s.width, g + b * s.width + j * n, v + b * s.width + j * n, sum);
+        for (; b < s.batch; ++b) add_outer<1>(n, s.width, g + b * s.width + j * n, v + b * s.width + j * n, sum);
+        for (int i = 0; i < n; ++i)
+            for (int l = 0; l < n; ++l) {
+                const T x = std::sqrt(target[i] + target[j]), y = std::sqrt(target[l] + target[j]);
+                const T m = scale[0] * sum[i * n + l] * static_cast<T>(-0.70710678118654752440) / (x * y * (x + y));
+                out[i * n + l] += m;
+                out[l * n + i] += m;
+            }
+    }
+}
+
 // One step; false if it failed, and with it the program.
 template <class T> static bool step(const mn::Step& s) {
     const auto in = [&](int k) { return static_cast<const T*>(s.in[k]); };
@@ -190,6 +237,12 @@ template <class T> static bool step(const mn::Step& s) {
                 out(0)[2 * b] = static_cast<T>(s.number[0]) * trace;
                 out(0)[2 * b + 1] = static_cast<T>(s.number[1]);
             }
+            break;
+        case mn::kBuresWeights:
+            bures_weights<T>(s.n, in(0), in(1), in(2), out(0), out(1), out(2));
+            break;
+        case mn::kBuresGradient:
+            bures_gradient<T>(s, s.n, in(0), in(1), in(2), in(3), out(1), out(0));
             break;
         case mn::kFinite: return finite<T>(s, in(0));
     }
