@@ -94,20 +94,25 @@ def test_affine_invariant_in_single_precision(kind: Any) -> None:
 
 
 BURES = list(
-    itertools.product(("plain", "metric", "power"), (Karcher(1), FixedPoint(2), Newton(1)), ("tangent", "manifold", 0))
+    itertools.product(
+        ("plain", "metric", "power"),
+        (Karcher(1), FixedPoint(2), Newton(1)),
+        ("tangent", "manifold", 0),
+        (False, True),
+    )
 )
 
 
 @COMPILED
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize(("geometry", "mean", "bias"), BURES)
-def test_bures(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("geometry", "mean", "bias", "through"), BURES)
+def test_bures(geometry: str, mean: Any, bias: Any, through: bool, dtype: torch.dtype) -> None:
     manifold: Any = {
         "plain": mn.BuresWasserstein(N),
         "metric": mn.GeneralizedBuresWasserstein(N, points(mn.AffineInvariant(N), dtype=dtype)),
         "power": mn.PowerDeformed(mn.BuresWasserstein(N), 0.5),
     }[geometry]
-    options = {"mean": mean, "grad_through_stats": False, "bias": bias or False}
+    options = {"mean": mean, "grad_through_stats": through, "bias": bias or False}
     layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, dtype, 0.3, **options)
     x = points(mn.AffineInvariant(N), 10, dtype=dtype)
     if bias != "manifold" or geometry == "metric":

@@ -30,6 +30,7 @@ class Operation(enum.IntEnum):
     BURES_MOVE = 12
     BURES_STEP = 13
     BURES_ADJOINT = 14
+    BURES_MEAN_ADJOINT = 15
 
 
 _DTYPES = (torch.float64, torch.float32)

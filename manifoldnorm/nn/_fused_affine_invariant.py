@@ -345,7 +345,9 @@ class FusedAffineInvariant(Programmed):
         return Programmed.finish(ctx, _backward(s), g, *colour, add=through if s.plan.through else None)
 
 
-def _through_statistics(shape: Shape, memory: Tensor, x: Tensor, grad_x: Tensor, grad_log_scale: Tensor) -> None:
+def _through_statistics(
+    shape: Shape, memory: Tensor, x: Tensor, _: Tensor, grad_x: Tensor, grad_log_scale: Tensor
+) -> None:
     """Add to the gradient in X what passes through the variance and the mean."""
     f, plan = _forward(shape), shape.plan
 

@@ -1,8 +1,9 @@
-"""The Bures-Wasserstein norm as one program for each direction, on CPU, where no gradient enters the statistics.
+"""The Bures-Wasserstein norm as one program for each direction, on CPU.
 
 With ``M = V g V^T`` the mean, ``F = V g^1/2`` and ``C = (F^T X F)^1/2``, a sample's logarithm at M, moved to the
 identity, is ``V (W o (C - g)) V^T`` with ``W_ij^2 = 2 (g_i + g_j) / (g_i g_j)``. In the eigenbasis of the bias point
 the step of the exponential is a product entry by entry, too; all else are congruences by single matrices.
+Where gradients pass through the statistics the mean is an input like the samples, with its own way back.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from manifoldnorm.linalg import _program
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._fused import Operation
 from manifoldnorm.linalg._ops import INDEFINITE_TOL, cholesky_cpu
-from manifoldnorm.linalg._program import Declined, Place, Program
+from manifoldnorm.linalg._program import Declined, Place, Program, view
 from manifoldnorm.manifolds import BuresWasserstein
 from manifoldnorm.manifolds.bures import DOMAIN_MARGIN
 from manifoldnorm.nn._programmed import Programmed, Run
@@ -28,19 +29,23 @@ from manifoldnorm.stats import Karcher, MeanPolicy
 
 @dataclass(frozen=True)
 class Plan:
-    """What does not change with the batch: the geometry, how the mean is found, the variance's factor and its eps."""
+    """What does not change with the batch: the geometry, how the mean is found, the variance's factor and its eps.
+
+    ``through`` says whether gradients pass through the statistics.
+    """
 
     manifold: BuresWasserstein
     mean: MeanPolicy
     metric_scale: float
     eps: float
+    through: bool
 
     takes_tangent: ClassVar[bool] = True
 
     @property
     def start(self) -> str:
         """What the program is given to find the mean: nothing, where its last step starts, or the mean itself."""
-        if not isinstance(self.mean, Karcher):
+        if self.through or not isinstance(self.mean, Karcher):
             return "mean"
         return "arithmetic" if self.mean.steps == 1 else "start"
 
@@ -60,7 +65,8 @@ class Plan:
         bias = tangent if tangent is not None else point
         shape = Shape(self, x.shape[0], x.shape[-1], scaled=log_scale is not None, bias=kind, tracks=bool(tracks))
         run = Run(shape, tracks)
-        out: Any = FusedBures.apply(x, log_scale, bias, run)
+        mean = self.mean(self.manifold, x.to(shape.dtype)) if self.through else None
+        out: Any = FusedBures.apply(x, log_scale, bias, run, mean)
         return out, run.tracked
 
 
@@ -98,6 +104,9 @@ class Forward(NamedTuple):
     target: Place
     target_rows: Place
     moved: Place
+    spectrum: Place
+    basis: Place
+    variance: Place
     scale: Place
     tracked: tuple[Place, ...]
 
@@ -190,7 +199,8 @@ class _Writer:
             tracked = self.track(running, old, spectra.item(2), bases.item(2), variance)
         target_log, target_rows = spectra.item(1), bases.item(1)
         return Forward(
-            p, values, roots, rows, weight, factor, kernel, change, target_log, target, target_rows, moved, scale, tracked
+            p, values, roots, rows, weight, factor, kernel, change, target_log, target, target_rows, moved,
+            spectra.item(0), bases.item(0), variance, scale, tracked,
         )
 
     def track(self, running: Any, old: Any, values: Place, rows: Place, variance: Place) -> tuple[Place, Place]:
@@ -218,6 +228,7 @@ class Backward(NamedTuple):
     program: Program
     log_scale: Place
     bias: Place
+    mean: Place
 
 
 @functools.lru_cache(maxsize=256)
@@ -242,9 +253,22 @@ def _backward(s: Shape) -> Backward:
         if s.bias == "tangent":
             spectrum = (here(f.target_log), target, None, rows)
             p.adjoint(fn.EXP.native, spectrum, grad, bias, inner=p.scratch(s.n))
+    mean = p.kept(*one)
+    if s.plan.through:
+        g_mean, weight, basis = here(f.spectrum), here(f.weight), here(f.basis)
+        slope, in_moved, log = p.scratch(1), p.scratch(*s.many), p.scratch(*s.many)
+        total, work, turned, two = p.scratch(*one), p.scratch(*one), p.scratch(*one), p.scratch(1)
+        numbers = (-0.25 * s.plan.metric_scale / s.batch, s.plan.eps)
+        p.add(_program.SLOPE, [log_scale, here(f.variance)], [slope], numbers=numbers)
+        inputs = [here(f.roots), here(f.rows), slope, g_mean, weight]
+        p.add(Operation.BURES_MEAN_ADJOINT, inputs, [grad_root, in_moved, total, log])
+        p.map(_program.FILL, None, two, by=2.0)  # the kernel to the identity is twice the step's
+        p.add(_program.BURES_GRADIENT, [g_mean, in_moved, log, two], [total, work], like=log)
+        p.rearrange(_program.TRANSPOSED, basis, turned)
+        p.congruence(turned, total, mean)
     spectrum = (here(f.values), here(f.roots), None, here(f.rows))
     p.adjoint(fn.SQRT.native, spectrum, grad_root, out, inner=p.scratch(s.batch, s.n), a=here(f.factor))
-    return Backward(p, log_scale, bias)
+    return Backward(p, log_scale, bias, mean)
 
 
 def _within(memory: Place, place: Place) -> Place:
@@ -252,18 +276,21 @@ def _within(memory: Place, place: Place) -> Place:
 
 
 class FusedBures(Programmed):
-    """``(I + S) B (I + S)`` at the bias point B."""
+    """``(I + S) B (I + S)`` at the bias point B; with gradients through the statistics the mean is an input, too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, run: Run) -> Tensor:
-        s, given = run.shape, []
-        if s.plan.start == "start":
-            given.append(s.plan.mean.before_last(s.plan.manifold, x.to(s.dtype), None))
-        elif s.plan.start == "mean":
-            given.append(s.plan.mean(s.plan.manifold, x.to(s.dtype)))
+    def forward(
+        ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, run: Run, mean: Tensor | None
+    ) -> Tensor:
+        s = run.shape
+        given = mean
+        if given is None and s.plan.start == "start":
+            given = s.plan.mean.before_last(s.plan.manifold, x.to(s.dtype), None)
+        elif given is None and s.plan.start == "mean":
+            given = s.plan.mean(s.plan.manifold, x.to(s.dtype))
         point = torch.eye(s.n, dtype=x.dtype) if bias is None else bias
         try:
-            return Programmed.start(ctx, _forward(s), run, x, (log_scale, point, *given), (log_scale, bias))
+            return Programmed.start(ctx, _forward(s), run, x, (log_scale, point, given), (log_scale, bias))
         except Declined:
             cholesky_cpu(x.mean(0), True, "BuresWasserstein mean")  # says if samples share a null vector
             raise
@@ -271,4 +298,11 @@ class FusedBures(Programmed):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        return Programmed.finish(ctx, _backward(ctx.run.shape), g)
+        s, grad_mean = ctx.run.shape, []
+        plan = _backward(s)
+
+        def keep(memory: Tensor, *_: Tensor) -> None:
+            grad_mean.append(view(plan.mean, memory).clone())
+
+        gradients = Programmed.finish(ctx, plan, g, add=keep if s.plan.through else None)
+        return *gradients, grad_mean[0] if grad_mean else None

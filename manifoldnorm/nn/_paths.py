@@ -54,11 +54,11 @@ def _affine_invariant(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | 
 
 
 def _bures(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
-    if y.ndim != 3 or not _fused.usable(y) or native() or layer.grad_through_stats:
+    if y.ndim != 3 or not _fused.usable(y) or native():
         return None
     if layer._select_move(base) is not moves.by_transport:
         return None
-    return _fused_bures.Plan(base, layer._mean_policy or base.default_mean, scale, layer.eps)
+    return _fused_bures.Plan(base, layer._mean_policy or base.default_mean, scale, layer.eps, layer.grad_through_stats)
 
 
 def _flat(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:

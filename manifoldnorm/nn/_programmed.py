@@ -48,11 +48,11 @@ class Programmed(Function):
 
     @staticmethod
     def finish(
-        ctx: Any, plan: Any, g: Tensor, *others: Tensor, add: Callable[[Tensor, Tensor], None] | None = None
+        ctx: Any, plan: Any, g: Tensor, *others: Tensor, add: Callable[[Tensor, Tensor, Tensor], None] | None = None
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients in X, the logarithm of the scale and the bias.
 
-        ``add`` is called with the first two, to add to the first what the program leaves out.
+        ``add`` is called with what the program kept and the first two, to add to the first what the program leaves out.
         """
         x, log_scale, bias = ctx.saved_tensors
         dtype = ctx.run.shape.dtype
@@ -62,7 +62,7 @@ class Programmed(Function):
         if memory is None:  # no line of it can fail
             raise RuntimeError("The native library failed in the backward pass of a norm.")
         if add is not None:
-            add(grad_x, view(plan.log_scale, memory))
+            add(memory, grad_x, view(plan.log_scale, memory))
         return (
             grad_x.to(x.dtype),
             None if log_scale is None else view(plan.log_scale, memory).to(x.dtype).reshape(log_scale.shape),

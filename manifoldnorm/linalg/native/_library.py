@@ -14,7 +14,7 @@ PATH = Path(__file__).with_name("_kernels.native.so")  # setup.py names it
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
 _INTERFACE = 4  # mn_interface() of a library that these functions can call
-INPUTS = 9  # operands of an operation
+INPUTS, OUTPUTS = 9, 4  # operands of an operation
 _KINDS = {
     (torch.float64, torch.float64): 0,
     (torch.float32, torch.float32): 1,
@@ -31,7 +31,7 @@ class FusedCall(ctypes.Structure):
         ("n", ctypes.c_int),
         ("batch", ctypes.c_int64),
         ("inputs", ctypes.c_void_p * INPUTS),
-        ("outputs", ctypes.c_void_p * 3),
+        ("outputs", ctypes.c_void_p * OUTPUTS),
         ("number", ctypes.c_double),
     )
 
@@ -46,7 +46,7 @@ class Instruction(ctypes.Structure):
         ("batch", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("inputs", ctypes.c_int64 * INPUTS),
-        ("outputs", ctypes.c_int64 * 3),
+        ("outputs", ctypes.c_int64 * OUTPUTS),
         ("numbers", ctypes.c_double * 2),
     )
 

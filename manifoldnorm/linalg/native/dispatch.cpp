@@ -144,7 +144,7 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
     if (line.operation < mn::kOperations) {
         mn::Fused call{line.operation, line.kind, line.n, line.batch, {}, {}, line.number[0]};
         for (int k = 0; k < mn::kInputs; ++k) call.in[k] = at(line.in[k]);
-        for (int k = 0; k < 3; ++k) call.out[k] = at(line.out[k]);
+        for (int k = 0; k < mn::kOutputs; ++k) call.out[k] = at(line.out[k]);
         const int flags = mn::flags(line.operation);
         if (flags < 0) return run_fused(kernels, type, call, threads);
         auto* const failed = reinterpret_cast<uint8_t*>(statuses.reserve(line.batch));
@@ -156,7 +156,7 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
     }
     mn::Step step{line.operation, line.kind, line.n, line.batch, line.width, {}, {}, {line.number[0], line.number[1]}};
     for (int k = 0; k < mn::kInputs; ++k) step.in[k] = at(line.in[k]);
-    for (int k = 0; k < 3; ++k) step.out[k] = at(line.out[k]);
+    for (int k = 0; k < mn::kOutputs; ++k) step.out[k] = at(line.out[k]);
     return kernels->step[type](step);
 }
 

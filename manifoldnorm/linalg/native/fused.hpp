@@ -61,6 +61,11 @@ template <class T> static void fused(const mn::Fused& call, int64_t begin, int64
             return bures_adjoint<T>(b, in(0), in(1), out(0), out(1), begin, end, batch, n, space,
                                     static_cast<T*>(partial));
         }
+        case mn::kBuresMeanAdjoint: {
+            const Bures<T> b{in(3), in(4), nullptr, nullptr, nullptr, nullptr, nullptr};
+            return bures_mean_adjoint<T>(b, in(2), in(0), in(1), out(0), out(1), out(3), begin, end, batch, n, space,
+                                         static_cast<T*>(partial));
+        }
         case mn::kSandwich: return sandwich<T>(in(0), in(1), in(2), in(3), out(0), begin, end, batch, n, space);
     }
 }

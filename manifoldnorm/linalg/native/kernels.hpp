@@ -18,19 +18,20 @@ struct Eigen {
 // One call of the fused kernels in double (kind 0) or single precision; see fused.hpp and _fused.py for the operands.
 enum Operation : int {
     kCongruence, kRebuild, kAdjoint, kCholesky, kCholeskyAdjoint, kFromChart, kFromChartAdjoint, kSandwich,
-    kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kBuresMove, kBuresStep, kBuresAdjoint, kOperations
+    kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kBuresMove, kBuresStep, kBuresAdjoint,
+    kBuresMeanAdjoint, kOperations
 };
 
 // The kind of kAdjoint: the function, and whether K and A are one matrix for all or one for each.
 enum AdjointKind : int { kFunction = 15, kEachK = 16, kEachA = 32 };
 
-constexpr int kInputs = 9;
+constexpr int kInputs = 9, kOutputs = 4;
 
 struct Fused {
     int operation, kind, n;
     int64_t batch;
     const void* in[kInputs];
-    void* out[3];  // the last is a sum over the batch, of `sums` matrices
+    void* out[kOutputs];  // the third is a sum over the batch, of `sums` matrices
     double number;
 };
 
@@ -55,7 +56,7 @@ struct Step {
     int operation, kind, n;
     int64_t batch, width;  // `batch` rows of `width` numbers
     const void* in[kInputs];
-    void* out[3];
+    void* out[kOutputs];
     double number[2];
 };
 
@@ -63,7 +64,7 @@ struct Step {
 struct Instruction {
     int operation, kind, n;
     int64_t batch, width;
-    int64_t in[kInputs], out[3];
+    int64_t in[kInputs], out[kOutputs];
     double number[2];
 };
 
