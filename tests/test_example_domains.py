@@ -66,9 +66,8 @@ def test_result_is_that_of_refitted_statistics(load: Any, tmp_path: Path) -> Non
     trained = training.DomainClassifier(run, fold, recipe, 1)
     trained.epoch()
     norm = next(m for m in trained.model.modules() if isinstance(m, mn.nn.DomainBatchNorm))
-    assert (norm.norm.num_batches_tracked > 1).all() and norm.norm.running_mean[0].allclose(
-        norm.norm.running_mean[1]
-    ) is False
+    means = norm.norm.running_mean
+    assert (norm.norm.num_batches_tracked > 1).all() and not means[0].allclose(means[1], rtol=0.01)
     found = trained.result()
     assert norm.num_domains == 2 and "as it is" not in found  # the trained model is left as it was
     # each unseen session refits a domain of the same network, one session after the other
