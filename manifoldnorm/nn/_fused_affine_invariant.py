@@ -89,7 +89,7 @@ def _inverse(lower: Tensor) -> Tensor:
 def _through_factor(inverse: Tensor, product: Tensor) -> Tensor:
     """Return the symmetric gradient in ``M = L L^T`` for ``L^T dL``, of which only the lower triangle counts."""
     half = product.tril()
-    half.diagonal().mul_(0.5)
+    half.diagonal(dim1=-2, dim2=-1).mul_(0.5)
     return inverse.mT @ linalg.symmetrize(half) @ inverse
 
 
@@ -162,7 +162,9 @@ class FusedAffineInvariant(Function):
         if plan.through:
             slope = -grad_factor * factor / (ctx.variance + plan.eps) * plan.metric_scale / x.shape[0]
             grad_x += _fused.rebuild(slope * log / w, rows, whiten.mT)
-            upstream.append(lower0.mT @ _grad_mean(plan, grad_x, x, whiten, frame) @ lower0)
+            n = x.shape[-1]
+            product = 2 * (grad_x.view(-1, n).mT @ x.to(grad_x.dtype).reshape(-1, n))
+            upstream.append(lower0.mT @ _grad_mean(plan, product, whiten, frame) @ lower0)
         if ctx.has_bias:
             assert grad_colour is not None
             if plan.group:
@@ -189,13 +191,12 @@ class FusedAffineInvariant(Function):
         )
 
 
-def _grad_mean(plan: Plan, grad_x: Tensor, x: Tensor, whiten: Tensor, frame: Any) -> Tensor:
-    """Return the symmetric gradient in M, given those in X with A constant: ``dA = 2 A^-T sum dX X``."""
-    n = x.shape[-1]
-    product = 2 * (grad_x.view(-1, n).mT @ x.to(grad_x.dtype).reshape(-1, n))
+def _grad_mean(plan: Plan, product: Tensor, whiten: Tensor, frame: Any) -> Tensor:
+    """Return the symmetric gradient in M, given ``2 sum dX X`` for those in X with A constant."""
+    # dA = A^-T 2 sum dX X
     if plan.group:
-        lower = frame[0][0]
+        lower = frame[0][: len(whiten)] if whiten.ndim == 3 else frame[0][0]
         return -_through_factor(whiten, lower.mT @ product @ whiten.mT)  # dL = -A^T dA A^T
     values, rows = frame
-    root = (rows.mT * values.sqrt()) @ rows
+    root = (rows.mT * values.sqrt().unsqueeze(-2)) @ rows
     return _fused.adjoint(fn.INV_SQRT, values, None, rows, root @ product)[0]

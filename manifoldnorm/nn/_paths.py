@@ -16,8 +16,9 @@ from manifoldnorm.linalg._precision import native
 from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Diffeo, Euclidean, Manifold
 from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
-from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, moves
+from manifoldnorm.nn import _fused_affine_invariant, _fused_affine_invariant_domains, _fused_bures, _fused_flat, moves
 from manifoldnorm.nn._fused_bures import LeavesDomain
+from manifoldnorm.nn._fused_domains import Domains
 from manifoldnorm.nn.statistics import Batch, Observed
 from manifoldnorm.stats import Exact, Karcher, Newton
 
@@ -65,6 +66,10 @@ _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
 }
 
 
+_BY_DOMAIN: dict[type, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    _fused_affine_invariant.Plan: _fused_affine_invariant_domains.run,
+}
+
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
 
 
@@ -110,15 +115,22 @@ def _plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) -
 
 
 def fused(
-    layer: Any, manifold: Any, chart: Diffeo | None, base: Manifold, metric_scale: float | Tensor, y: Tensor
+    layer: Any,
+    manifold: Any,
+    chart: Diffeo | None,
+    base: Manifold,
+    metric_scale: float | Tensor,
+    y: Tensor,
+    per_domain: Any = None,
 ) -> Tensor | None:
     """Return the output for an unweighted batch of finite samples in the chart, or None for the template.
 
     The running statistics follow.
     """
     plan = _plan(layer, base, metric_scale, y)
-    if plan is None:
+    if plan is None or (per_domain is not None and type(plan) not in _BY_DOMAIN):
         return None
+    domains = None if per_domain is None else _domains(layer, chart, base, y, per_domain)
     tangent = point = None
     if layer.bias_kind == "tangent" and plan.takes_tangent:
         # the operation itself projects where there is no chart in between
@@ -126,10 +138,19 @@ def fused(
     elif layer.bias_kind:
         point = layer._base_bias(manifold, chart, base)
     try:
-        out, mean, variance = plan.run(y, layer.log_scale if layer.affine else None, tangent, point)
+        inputs = (y, layer.log_scale if layer.affine else None, tangent, point)
+        out, mean, variance = plan.run(*inputs) if domains is None else _BY_DOMAIN[type(plan)](plan, *inputs, domains)
     except LeavesDomain:
         return None
     took(layer, "fused")
     if layer.training and layer.track_running_stats:
-        layer.statistics.track(layer, Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
+        share, enough = (None, None) if domains is None else (domains.segments, domains.enough)
+        layer.statistics.track(layer, Observed(base, chart, metric_scale, y, share, mean, enough), mean, variance)
     return out
+
+
+def _domains(layer: Any, chart: Diffeo | None, base: Manifold, y: Tensor, per_domain: Any) -> Domains:
+    share, enough = layer._shares(y, None, per_domain, base)
+    with torch.no_grad():
+        running = layer.running_mean.clone() if chart is None else chart(layer.running_mean)
+    return Domains(share, enough, running, layer.running_var.clone())  # the buffers change before backward

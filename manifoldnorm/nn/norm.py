@@ -183,8 +183,8 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         y = x if chart is None else chart(x)
         domain = weights.domain if isinstance(weights, _inputs.PerDomain) else None
         from_batch = self._from_batch()
-        if from_batch and finite is None and weights is None:
-            out = _paths.fused(self, manifold, chart, base, metric_scale, y)
+        if from_batch and finite is None and _inputs.unweighted(weights):
+            out = _paths.fused(self, manifold, chart, base, metric_scale, y, weights)
             if out is not None:
                 return out, None
         seen = self._observe(base, chart, metric_scale, y, finite, weights) if from_batch else None
