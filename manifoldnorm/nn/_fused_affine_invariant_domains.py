@@ -19,7 +19,8 @@ from manifoldnorm.linalg._ops import cholesky_cpu, eigh_cpu
 from manifoldnorm.linalg._precision import widens
 from manifoldnorm.nn._fused_affine_invariant import _NAME, Plan, _eigen, _grad_mean, _inverse, _through_factor
 from manifoldnorm.nn._fused_domains import Domains
-from manifoldnorm.stats import EigenHessian, Karcher
+from manifoldnorm.stats import Karcher
+from manifoldnorm.stats.conjugate import conjugate_gradients
 
 
 def run(
@@ -31,6 +32,23 @@ def run(
         colour = linalg.cholesky(point) if plan.group else linalg.sqrtm(point)
     outputs: Any = FusedDomains.apply(x, log_scale, tangent, colour, plan, domains)
     return outputs
+
+
+def _space(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return memory for two matrices per sample: fresh memory for each would cost more than the products."""
+    return torch.empty(x.shape, dtype=dtype), torch.empty(x.shape, dtype=dtype)
+
+
+def _solve(
+    domains: Domains, rows: Tensor, kernel: Tensor, residual: Tensor, steps: int, space: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return ``H^-1 residual`` by conjugate gradients, H the mean of the samples' kernels in each domain."""
+
+    def apply(s: Tensor) -> Tensor:
+        terms = _fused.each_kernel(domains.to_samples(s, space[0]), rows, kernel, space[1])
+        return linalg.symmetrize(domains.means(terms))
+
+    return conjugate_gradients(apply, linalg.symmetrize(residual), steps, 2)
 
 
 class FusedDomains(Function):
@@ -49,12 +67,13 @@ class FusedDomains(Function):
         wide, count = torch.float64 if widens(x) else x.dtype, len(domains.enough)
         start = plan.mean.before_last(plan.manifold, x, domains.segments)
         lower0 = cholesky_cpu(start, widens(start), f"{_NAME} mean")
-        inverse0 = domains.to_samples(_inverse(lower0))
-        first = _eigen(_fused.congruence(inverse0.to(x.dtype), x))
-        step = domains.means(_fused.rebuild(first.log, first.rows))
-        hessian = EigenHessian(first.rows, lambda: kernels.hyperbolic_weights(first.log), domains.segments)
+        inverse0 = _inverse(lower0)
+        space = _space(x, wide)
+        first = _eigen(_fused.congruence(domains.to_samples(inverse0.to(x.dtype), space[0]), x))
+        step = domains.means(_fused.rebuild(first.log, first.rows, None, space[1]))
+        kernel = kernels.hyperbolic_weights(first.log)
         if not isinstance(plan.mean, Karcher):
-            step = hessian.solve(step, plan.mean.cg_steps, 0)
+            step = _solve(domains, first.rows, kernel, step, plan.mean.cg_steps, space)
         if bias is not None:
             step = torch.cat([step, (bias if plan.group else 0.5 * bias).to(wide)[None]])
         small, small_rows = eigh_cpu(step, False, False, _NAME)
@@ -69,8 +88,7 @@ class FusedDomains(Function):
             root = _eigen(mean)
             whiten, frame = _fused.rebuild(root.values.rsqrt(), root.rows), (root.values, root.rows)
             colour = points[-1] if bias is not None else colour
-        each = domains.to_samples(whiten)
-        second = _eigen(_fused.congruence(each.to(x.dtype), x))
+        second = _eigen(_fused.congruence(domains.to_samples(whiten.to(x.dtype), space[0]), x))
         variance = domains.variance_or_running(domains.means(second.log.square().sum(-1)) * plan.metric_scale)
         factor = (variance + plan.eps).rsqrt()
         if log_scale is not None:
@@ -79,10 +97,10 @@ class FusedDomains(Function):
         power = (exponent.unsqueeze(-1) * second.log).exp_()
         wide_colour = None if colour is None else colour.to(wide)
         out = _fused.rebuild(power, second.rows, wide_colour).to(x.dtype)
-        ctx.plan, ctx.domains, ctx.hessian = plan, domains, hessian
+        ctx.plan, ctx.domains = plan, domains
         ctx.has_bias, ctx.likes = bias is not None, (log_scale, colour)
-        kept = (x, wide_colour, each, *second, power, exponent, factor, variance, lower0, inverse0)
-        ctx.save_for_backward(*kept, first.values, first.rows, small, small_rows, whiten, *frame)
+        kept = (x, wide_colour, *second, power, exponent, factor, variance, lower0, inverse0)
+        ctx.save_for_backward(*kept, first.values, first.rows, kernel, small, small_rows, whiten, *frame)
         statistics = mean.to(x.dtype), variance.to(x.dtype)
         ctx.mark_non_differentiable(*statistics)
         return out, *statistics
@@ -90,10 +108,12 @@ class FusedDomains(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
-        x, colour, each, w, log, rows, power, exponent, factor, variance, lower0, inverse0, *rest = ctx.saved_tensors
-        w0, rows0, small, small_rows, whiten, *frame = rest
+        x, colour, w, log, rows, power, exponent, factor, variance, lower0, inverse0, *rest = ctx.saved_tensors
+        w0, rows0, kernel, small, small_rows, whiten, *frame = rest
         plan, domains, count = ctx.plan, ctx.domains, len(factor)
         log_scale, given = ctx.likes
+        space = _space(x, w.dtype)
+        each = domains.to_samples(whiten, space[0])
         wants_colour = colour is not None and (ctx.has_bias or ctx.needs_input_grad[3])
         grad_x, inner, grad_colour = _fused.adjoint(
             fn.POWER, w, exponent, rows, g.to(w.dtype), colour, each, colour=wants_colour, values=power
@@ -102,8 +122,9 @@ class FusedDomains(Function):
         upstream = []  # gradients in the small exponentials
         if plan.through:
             slope = domains.of_batch(-grad_factor * factor / (variance + plan.eps) * plan.metric_scale)
-            grad_x += _fused.rebuild(domains.shared(slope).unsqueeze(-1) * log / w, rows, each.mT)
-            product = 2 * domains.sums(grad_x @ x.to(grad_x.dtype))
+            outer = domains.to_samples(whiten.mT.contiguous(), space[0])
+            grad_x += _fused.rebuild(domains.shared(slope).unsqueeze(-1) * log / w, rows, outer, space[1])
+            product = 2 * domains.sums(torch.matmul(grad_x, x.to(grad_x.dtype), out=space[1]))
             grad_mean = domains.of_batch(_grad_mean(plan, product, whiten, frame))
             upstream.append(lower0.mT @ grad_mean @ lower0)
         if ctx.has_bias:
@@ -119,8 +140,9 @@ class FusedDomains(Function):
             if ctx.has_bias:
                 grad_bias = tangents[-1] if plan.group else 0.5 * tangents[-1]
             if plan.through:
-                step = ctx.hessian.solve(tangents[:count], plan.mean.backward_steps, 0)
-                grad_x += _fused.adjoint(fn.LOG, w0, None, rows0, domains.shared(step), None, inverse0)[0]
+                step = _solve(domains, rows0, kernel, tangents[:count], plan.mean.backward_steps, space)
+                spread, operand = domains.shared(step, space[1]), domains.to_samples(inverse0, space[0])
+                grad_x += _fused.adjoint(fn.LOG, w0, None, rows0, spread, None, operand)[0]
         return (
             grad_x.to(x.dtype),
             None if log_scale is None else (grad_factor * factor).sum().to(log_scale.dtype),

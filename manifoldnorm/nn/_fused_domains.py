@@ -12,21 +12,25 @@ from manifoldnorm.stats import Segments, total
 
 
 class Domains(NamedTuple):
-    """The domains of a batch: its segments, which have enough samples, and the running statistics of the others."""
+    """The domains of an unweighted batch.
+
+    Its segments, which of them have enough samples, and the running statistics of the others.
+    """
 
     segments: Segments
     enough: Tensor
     running_mean: Tensor
     running_var: Tensor
 
-    def to_samples(self, values: Tensor) -> Tensor:
-        """Return the value of each sample's domain."""
-        return values.index_select(0, self.segments.index)
+    def to_samples(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the value of each sample's domain, in the memory of ``out`` where that fits."""
+        if out is None or out.dtype != values.dtype:
+            return values.index_select(0, self.segments.index)
+        return torch.index_select(values, 0, self.segments.index, out=out)
 
-    def shared(self, values: Tensor) -> Tensor:
-        """Return the value of each sample's domain times the sample's share in it."""
-        each = self.to_samples(values)
-        return each * self.segments.shares.to(each.dtype).view(-1, *(1,) * (each.ndim - 1))
+    def shared(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the value of each sample's domain over the number of its samples."""
+        return self.to_samples(self._over_counts(values), out)
 
     def sums(self, each: Tensor) -> Tensor:
         """Return the sum over each domain's samples."""
@@ -35,7 +39,11 @@ class Domains(NamedTuple):
 
     def means(self, each: Tensor) -> Tensor:
         """Return the mean over each domain's samples, 0 where there is none."""
-        return self.sums(each * self.segments.shares.to(each.dtype).view(-1, *(1,) * (each.ndim - 1)))
+        return self._over_counts(self.sums(each))
+
+    def _over_counts(self, values: Tensor) -> Tensor:
+        assert self.segments.each is not None
+        return values * self.segments.each.to(values.dtype).view(-1, *(1,) * (values.ndim - 1))
 
     def mean_or_running(self, mean: Tensor) -> Tensor:
         """Return the running mean where there are too few samples."""

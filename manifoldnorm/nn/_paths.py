@@ -20,7 +20,7 @@ from manifoldnorm.nn import _fused_affine_invariant, _fused_affine_invariant_dom
 from manifoldnorm.nn._fused_bures import LeavesDomain
 from manifoldnorm.nn._fused_domains import Domains
 from manifoldnorm.nn.statistics import Batch, Observed
-from manifoldnorm.stats import Exact, Karcher, Newton
+from manifoldnorm.stats import Exact, Karcher, Newton, Segments
 
 Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
 
@@ -153,4 +153,5 @@ def _domains(layer: Any, chart: Diffeo | None, base: Manifold, y: Tensor, per_do
     share, enough = layer._shares(y, None, per_domain, base)
     with torch.no_grad():
         running = layer.running_mean.clone() if chart is None else chart(layer.running_mean)
+    assert isinstance(share, Segments)
     return Domains(share, enough, running, layer.running_var.clone())  # the buffers change before backward

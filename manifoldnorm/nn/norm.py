@@ -222,7 +222,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
 
     def _shares(self, y: Tensor, finite: Tensor | None, weights: Any, base: Manifold) -> tuple[Weights, Any]:
         """Return each sample's share of the statistics and whether enough count; None for uniform and for certainly."""
-        others = self._others()
+        others, alike = self._others(), finite is None and _inputs.unweighted(weights)
         if finite is None:
             if weights is None and others is None:
                 return None, None
@@ -233,7 +233,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
                 return masked_weights(finite, weights, real)
             return pooled(raw_weights(finite, weights, real), others)
         raw = raw_weights(finite, weights.weights, real)
-        segments, samples = segment(raw, weights.domain, self.running_mean.shape[0], others)
+        segments, samples = segment(raw, weights.domain, self.running_mean.shape[0], others, alike=alike)
         return segments, samples >= self.min_samples
 
     def _batch_mean(self, base: Manifold, y: Tensor, share: Any) -> Tensor:
