@@ -133,15 +133,20 @@ BURES = list(
 )
 
 
-@COMPILED
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize(("geometry", "mean", "bias"), BURES)
-def test_bures(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
-    manifold: Any = {
+def bures(geometry: str, dtype: torch.dtype) -> Any:
+    """Return a geometry whose base is the Bures-Wasserstein one."""
+    return {
         "plain": mn.BuresWasserstein(N),
         "metric": mn.GeneralizedBuresWasserstein(N, points(mn.AffineInvariant(N), dtype=dtype)),
         "power": mn.PowerDeformed(mn.BuresWasserstein(N), 0.5),
     }[geometry]
+
+
+@COMPILED
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("geometry", "mean", "bias"), BURES)
+def test_bures(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
+    manifold = bures(geometry, dtype)
     options = {"mean": mean, "grad_through_stats": False, "bias": bias or False}
     layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, dtype, 0.3, **options)
     x = points(mn.AffineInvariant(N), 10, dtype=dtype)
@@ -152,6 +157,19 @@ def test_bures(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
         found = [step(layer, x, g, template)[0]["gradient in bias_on_manifold"] for template in (False, True)]
         gap = found[0] - mn.linalg.symmetrize(found[1])
         assert gap.abs().max() <= (1e-12 if dtype == torch.float64 else 1e-4) * found[1].abs().max()
+
+
+@COMPILED
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("geometry", "mean", "bias"), BURES)
+def test_bures_by_domain(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
+    manifold = bures(geometry, dtype)
+    options = {"mean": mean, "grad_through_stats": False, "bias": bias or False}
+    norm = layer_of(mn.nn.RiemannianBatchNorm, manifold, dtype, 0.2, **options)
+    layer, x = domain_layer(norm, manifold, dtype), points(mn.AffineInvariant(N), 11, dtype=dtype)
+    if bias == "manifold":  # its gradient is the business of the test above
+        layer.norm.bias_on_manifold.requires_grad_(False)
+    assert_same(layer, x, 1e-12 if dtype == torch.float64 else 1e-4, domain=DOMAIN)
 
 
 @COMPILED

@@ -16,7 +16,14 @@ from manifoldnorm.linalg._precision import native
 from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Diffeo, Euclidean, Manifold
 from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
-from manifoldnorm.nn import _fused_affine_invariant, _fused_affine_invariant_domains, _fused_bures, _fused_flat, moves
+from manifoldnorm.nn import (
+    _fused_affine_invariant,
+    _fused_affine_invariant_domains,
+    _fused_bures,
+    _fused_bures_domains,
+    _fused_flat,
+    moves,
+)
 from manifoldnorm.nn._fused_bures import LeavesDomain
 from manifoldnorm.nn._fused_domains import Domains
 from manifoldnorm.nn.statistics import Batch, Observed
@@ -68,6 +75,7 @@ _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
 
 _BY_DOMAIN: dict[type, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     _fused_affine_invariant.Plan: _fused_affine_invariant_domains.run,
+    _fused_bures.Plan: _fused_bures_domains.run,
 }
 
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
