@@ -44,7 +44,7 @@ def parser() -> Parser:
     p.add_argument("--dataset", default="all", help=f"all, or several of {', '.join(TASKS)}; default %(default)s")
     p.add_argument("--data", type=Path, help="the file mamem_ssvep.npz, default the one in ../shared/data")
     p.add_argument("--norm", default="all", help=f"all, or several of {', '.join(NORMS)}; default %(default)s")
-    p.add_argument("--epochs", type=positive, help="default 20 for EMG and 100 for MAMEM")
+    p.add_argument("--epochs", type=positive, help="default 20 for EMG and 40 for MAMEM")
     p.add_argument("--seeds", type=positive, help="default 5")
     p.add_argument("--quick", action="store_true", help="one fold of each, few epochs, one seed: a smoke test")
     add_output(p, "results/domains")

@@ -112,5 +112,5 @@ class Recipe:
 TASKS: dict[str, tuple[Callable[[Path | None, bool], list[Fold]], Recipe]] = {
     "emg-session": (emg_sessions, Recipe(epochs=20, quick_epochs=2, batch=126, lr=2e-2)),
     "emg-person": (emg_people, Recipe(epochs=20, quick_epochs=2, batch=128, lr=2e-2)),
-    "mamem": (mamem, Recipe(epochs=100, quick_epochs=5, batch=30, lr=3e-3)),
+    "mamem": (mamem, Recipe(epochs=40, quick_epochs=5, batch=30, lr=3e-3)),
 }

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._basis import HIGHER_ORDER, from_basis, to_basis
-from manifoldnorm.linalg._call import call
+from manifoldnorm.linalg._call import call, plain
 from manifoldnorm.linalg._precision import symmetrize, without_autocast
 from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
@@ -76,10 +76,12 @@ BURES_FROM_IDENTITY_SOLVED = SumKernel(
 )
 
 
-def _grouped(x: Tensor, y: Tensor, like: Tensor) -> Tensor:
-    """Return ``X Y`` summed over the leading dimensions that the matrix ``like`` does not have."""
+def _grouped(x: Tensor, y: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
+    """Return ``X Y`` summed over the leading dimensions that ``like`` does not have, or over segments."""
     extra = x.ndim - like.ndim
     product = x @ y
+    if index is not None:
+        return torch.zeros(like.shape, dtype=product.dtype, device=product.device).index_add(0, index, product)
     return product.sum(tuple(range(extra))) if extra > 0 else product
 
 
@@ -90,33 +92,37 @@ class _Kernel(Function):
 
     @staticmethod
     @without_autocast
-    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel) -> Tensor:
+    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel, index: Tensor | None) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         kernel = k.value(w.unsqueeze(-1) + w.unsqueeze(-2))
         wide = v.to(uh.dtype)
+        if index is not None:
+            kernel, uh = kernel.index_select(0, index), uh.index_select(0, index)
+            if not torch.is_grad_enabled() and _fused.usable(uh, kernel, wide):
+                return _fused.each_kernel(symmetrize(wide), uh, kernel).to(v.dtype)
         if uh.ndim == 2 and v.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(uh, kernel, wide):
             return _fused.sandwich(uh, kernel, uh.mT, wide).to(v.dtype)
-        return from_basis(uh, kernel * to_basis(uh, symmetrize(v.to(uh.dtype)))).to(v.dtype)
+        return from_basis(uh, kernel * to_basis(uh, symmetrize(wide))).to(v.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        a, w, uh, v, k = inputs
-        ctx.save_for_backward(a, w, uh, v, output)
+        a, w, uh, v, k, index = inputs
+        ctx.save_for_backward(a, w, uh, v, index, output)
         ctx.k = k
 
     @staticmethod
     @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
-        a, w, uh, v, y = ctx.saved_tensors
-        grad_v = call(_Kernel, a, w, uh, g, ctx.k)
+        a, w, uh, v, index, y = ctx.saved_tensors
+        grad_v = call(_Kernel, a, w, uh, g, ctx.k, index)
         if not ctx.needs_input_grad[0]:
-            return None, None, None, grad_v, None
+            return None, None, None, grad_v, None, None
         if ctx.k.reciprocal:
             # A Y + Y A = V: the adjoint solve is all that the gradient in A needs, to any order
-            grad_a = symmetrize(_grouped(grad_v, y, a)) * -2
+            grad_a = symmetrize(_grouped(grad_v, y, a, index)) * -2
         else:
-            grad_a = call(_KernelGrad, a, w, uh, v, g, ctx.k)
-        return grad_a, None, None, grad_v, None
+            grad_a = call(_KernelGrad, a, w, uh, v, g, ctx.k, index)
+        return grad_a, None, None, grad_v, None, None
 
 
 class _KernelGrad(Function):
@@ -126,10 +132,12 @@ class _KernelGrad(Function):
 
     @staticmethod
     @without_autocast
-    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel) -> Tensor:
+    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel, index: Tensor | None) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
-        gh, vh = (to_basis(uh, symmetrize(t.to(uh.dtype))) for t in (g, v))
-        return from_basis(uh, kernel_gradient(w, gh, vh, k)).to(a.dtype)
+        each = uh if index is None else uh.index_select(0, index)
+        gh, vh = (to_basis(each, symmetrize(t.to(uh.dtype))) for t in (g, v))
+        inner = kernel_gradient(w, gh, vh, k) if index is None else _segment_gradients(w, gh, vh, k, index)
+        return from_basis(uh, inner).to(a.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -137,7 +145,20 @@ class _KernelGrad(Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> Any:
-        return torch.ops.manifoldnorm.no_derivative(c, HIGHER_ORDER), *(None,) * 5
+        return torch.ops.manifoldnorm.no_derivative(c, HIGHER_ORDER), *(None,) * 6
+
+
+def _segment_gradients(w: Tensor, g: Tensor, v: Tensor, k: SumKernel, index: Tensor) -> Tensor:
+    """Return `kernel_gradient` for the eigenvalues (D, n) of each segment and its samples among G and V (N, n, n)."""
+    zeros = torch.zeros((*w.shape, w.shape[-1]), dtype=g.dtype, device=g.device)
+    if not plain(index):
+        return zeros.index_add(0, index, kernel_gradient(w.index_select(0, index), g, v, k))
+    # one matrix product for each segment, where one for all would hold n^3 numbers for each sample
+    order, counts = index.argsort(stable=True), torch.bincount(index, minlength=len(w)).tolist()
+    for total, own, left, right in zip(zeros, w, g[order].split(counts), v[order].split(counts), strict=True):
+        if len(left):
+            total.copy_(kernel_gradient(own, left, right, k))
+    return zeros
 
 
 def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
@@ -158,13 +179,14 @@ def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
     return m + m.mH
 
 
-def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel) -> Tensor:
+def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel, index: Tensor | None = None) -> Tensor:
     """Apply ``V -> U (k(w_i + w_j) o U^H V U) U^H`` to the Hermitian part of ``v`` (..., n, n).
 
-    ``v`` may have leading dimensions that the matrix lacks. Differentiable in both, and twice for `LYAPUNOV`.
+    ``v`` may have leading dimensions that the matrix lacks; or ``index`` (N,) says which of the matrices (D, n, n) is
+    that of each v (N, n, n). Differentiable in both, and twice for `LYAPUNOV`.
     """
     a, w, uh = spectrum
-    return call(_Kernel, a, w, uh, v, k)
+    return call(_Kernel, a, w, uh, v, k, index)
 
 
 def lyapunov(a: Tensor, q: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import functools
 import math
 from typing import Any
 
@@ -17,7 +16,17 @@ from manifoldnorm.nn._affine import Affine
 from manifoldnorm.nn._tracking import Tracking, where_enough
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.statistics import Batch, Observed, Statistics
-from manifoldnorm.stats import MeanPolicy, Weights, gather, masked_weights, pooled, raw_weights, segment, weighted_mean
+from manifoldnorm.stats import (
+    MeanPolicy,
+    ToSamples,
+    Weights,
+    gather,
+    masked_weights,
+    pooled,
+    raw_weights,
+    segment,
+    weighted_mean,
+)
 
 
 class ManifoldNorm(Affine, Tracking, abc.ABC):
@@ -246,7 +255,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
     def _moved(self, base: Manifold, mean: Tensor, y: Tensor, domain: Tensor | None) -> moves.Moved:
         """Return the samples moved by their mean to the origin."""
         move = self._select_move(base)
-        return move(base, mean, y) if domain is None else move(base, mean, y, functools.partial(gather, index=domain))
+        return move(base, mean, y) if domain is None else move(base, mean, y, ToSamples(domain))
 
     def _dispersion(self, seen: Observed | None, mean: Tensor, squared: Tensor) -> Tensor:
         """Return the variance that scales, given the samples' squared distances from the mean that centred them."""

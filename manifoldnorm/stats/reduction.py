@@ -80,6 +80,17 @@ def gather(p: Tensor, index: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class ToSamples:
+    """Hands a value per segment to its samples, by their index (N,)."""
+
+    index: Tensor
+
+    def __call__(self, p: Tensor) -> Tensor:
+        """Return, for each sample, its segment's value."""
+        return p.index_select(0, self.index)
+
+
+@dataclass(frozen=True, eq=False)
 class Pooled(Reduction):
     """One weighted mean over the samples of several processes."""
 
