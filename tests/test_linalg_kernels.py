@@ -133,6 +133,15 @@ def test_one_matrix_for_several_samples(
     torch.testing.assert_close(shared(a, v), spread(a, v))
 
 
+def test_many_samples_of_one_matrix(with_spectrum: Callable[..., Tensor]) -> None:
+    a, v = with_spectrum((0.4, 1.0, 1.0), 3).requires_grad_(), torch.randn(50, 3, 3, dtype=torch.float64)
+    index, g = (torch.arange(50) > 40).long() * 2, torch.randn(50, 3, 3, dtype=torch.float64)
+    shared = linalg.apply_kernel(linalg.decompose(a), v, BURES_TO_IDENTITY, index)
+    spread = linalg.apply_kernel(linalg.decompose(a[index]), v, BURES_TO_IDENTITY)
+    torch.testing.assert_close(torch.autograd.grad(shared, a, g), torch.autograd.grad(spread, a, g))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's own, about how it traces autograd Functions
 @pytest.mark.parametrize("k", [LYAPUNOV, BURES_TO_IDENTITY])
 def test_one_matrix_for_several_samples_compiled(k: SumKernel, with_spectrum: Callable[..., Tensor]) -> None:
     a, v = with_spectrum((0.4, 1.0, 1.0), 2).requires_grad_(), torch.randn(4, 3, 3, dtype=torch.float64)

@@ -148,17 +148,29 @@ class _KernelGrad(Function):
         return torch.ops.manifoldnorm.no_derivative(c, HIGHER_ORDER), *(None,) * 6
 
 
+_CHUNK = 16  # samples of one segment that are summed in one matrix product
+
+
 def _segment_gradients(w: Tensor, g: Tensor, v: Tensor, k: SumKernel, index: Tensor) -> Tensor:
     """Return `kernel_gradient` for the eigenvalues (D, n) of each segment and its samples among G and V (N, n, n)."""
-    zeros = torch.zeros((*w.shape, w.shape[-1]), dtype=g.dtype, device=g.device)
     if not plain(index):
-        return zeros.index_add(0, index, kernel_gradient(w.index_select(0, index), g, v, k))
-    # one matrix product for each segment, where one for all would hold n^3 numbers for each sample
-    order, counts = index.argsort(stable=True), torch.bincount(index, minlength=len(w)).tolist()
-    for total, own, left, right in zip(zeros, w, g[order].split(counts), v[order].split(counts), strict=True):
-        if len(left):
-            total.copy_(kernel_gradient(own, left, right, k))
-    return zeros
+        each = kernel_gradient(w.index_select(0, index), g, v, k)
+        return each.new_zeros((*w.shape, w.shape[-1])).index_add(0, index, each)
+    # chunks of samples in one matrix product each: n^3 numbers for every sample would be the most costly part
+    counts = torch.bincount(index, minlength=len(w))
+    chunks = (counts + _CHUNK - 1) // _CHUNK
+    order = index.argsort(stable=True)
+    segment = index[order]
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[segment]
+    place = ((chunks.cumsum(0) - chunks)[segment] + rank // _CHUNK, rank % _CHUNK)
+    owner = torch.arange(len(w)).repeat_interleave(chunks)
+
+    def packed(t: Tensor) -> Tensor:
+        return t.new_zeros((len(owner), _CHUNK, *t.shape[1:])).index_put_(place, t[order])
+
+    product = packed(g).conj().movedim(1, -1) @ packed(v).movedim(1, -2)
+    zeros = product.new_zeros((len(w), *product.shape[1:]))
+    return _weigh(w, zeros.index_add_(0, owner, product), k)
 
 
 def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
@@ -167,15 +179,19 @@ def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
     ``w`` are its eigenvalues (..., n), ``g`` and ``v`` Hermitian (batch, ..., n, n) in its eigenbasis.
     """
     batch = v.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
-    total = w.unsqueeze(-1) + w.unsqueeze(-2)
-    kernel = k.divided(total.unsqueeze(-1), total.unsqueeze(-2))  # [j, i, l]
     if batch > 0:
         g, v = g.flatten(0, batch - 1), v.flatten(0, batch - 1)
         # G_ij V_jl with j in front: G is Hermitian, so its row j is what stands there
         product = g.conj().movedim(0, -1) @ v.movedim(0, -2)
     else:
         product = g.mT.unsqueeze(-1) * v.unsqueeze(-2)
-    m = (kernel * product).sum(-3)
+    return _weigh(w, product, k)
+
+
+def _weigh(w: Tensor, product: Tensor, k: SumKernel) -> Tensor:
+    """Return M + M^H, M_il the sum over j of ``k[w_i + w_j, w_l + w_j]`` times the product [j, i, l]."""
+    total = w.unsqueeze(-1) + w.unsqueeze(-2)
+    m = (k.divided(total.unsqueeze(-1), total.unsqueeze(-2)) * product).sum(-3)
     return m + m.mH
 
 
