@@ -125,6 +125,12 @@ class _Kernel(Function):
         return grad_a, None, None, grad_v, None, None
 
 
+def _to_basis(uh: Tensor, g: Tensor) -> Tensor:
+    """Return U^H G U for Hermitian G, without gradient."""
+    fits = uh.ndim in (2, g.ndim) and not torch.is_grad_enabled()
+    return _fused.congruence(uh, g) if fits and _fused.usable(g, uh) else to_basis(uh, g)
+
+
 class _KernelGrad(Function):
     """Gradient of <G, Y> in A: M + M^H, M_il = sum_j k[w_i + w_j, w_l + w_j] G_ij V_jl in the eigenbasis."""
 
@@ -135,7 +141,7 @@ class _KernelGrad(Function):
     def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel, index: Tensor | None) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         each = uh if index is None else uh.index_select(0, index)
-        gh, vh = (to_basis(each, symmetrize(t.to(uh.dtype))) for t in (g, v))
+        gh, vh = (_to_basis(each, symmetrize(t.to(uh.dtype))) for t in (g, v))
         inner = kernel_gradient(w, gh, vh, k) if index is None else _segment_gradients(w, gh, vh, k, index)
         return from_basis(uh, inner).to(a.dtype)
 
