@@ -21,26 +21,29 @@ COMPILED = pytest.mark.skipif(
 )
 
 
-def step(layer: Any, x: Tensor, g: Tensor, template: bool) -> tuple[dict[str, Tensor], list[str]]:
+def step(
+    layer: Any, x: Tensor, g: Tensor, template: bool, domain: Tensor | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
     """Return what one training step of a copy of the layer gives, and the paths that were taken."""
+    inputs = () if domain is None else (domain,)
     layer, leaf = copy.deepcopy(layer), x.clone().requires_grad_()
     with _paths.watch() as taken:
         if template:
             with _paths.template_only():
-                y = layer(leaf)
+                y = layer(leaf, *inputs)
         else:
-            y = layer(leaf)
+            y = layer(leaf, *inputs)
     y.backward(g)
     gradients = {f"gradient in {name}": p.grad for name, p in layer.named_parameters() if p.grad is not None}
     return {"output": y.detach(), "gradient in x": leaf.grad, **gradients, **dict(layer.named_buffers())}, taken
 
 
-def assert_same(layer: Any, x: Tensor, tolerance: float, expected: str = "fused") -> None:
+def assert_same(layer: Any, x: Tensor, tolerance: float, expected: str = "fused", domain: Tensor | None = None) -> None:
     g = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(5))
     if x.shape[-1] == x.shape[-2]:
         g = g + g.mT
-    fused, taken = step(layer, x, g, False)
-    reference, _ = step(layer, x, g, True)
+    fused, taken = step(layer, x, g, False, domain)
+    reference, _ = step(layer, x, g, True, domain)
     assert [path.rsplit(": ")[-1] for path in taken] == [expected]
     assert fused.keys() == reference.keys()
     for name, value in fused.items():
@@ -93,6 +96,38 @@ def test_affine_invariant_in_single_precision(kind: Any) -> None:
         assert_same(layer_of(kind, manifold, torch.float32), points(manifold, 10, dtype=torch.float32), 1e-4)
 
 
+# in no order; domain 2 has one sample, too few, and domain 4 has none: both keep to their running statistics
+DOMAIN = torch.tensor([3, 0, 1, 0, 3, 2, 1, 0, 1, 3, 3])
+
+
+def domain_layer(norm: Any, manifold: Any, dtype: torch.dtype) -> Any:
+    """Return the norm with five domains whose running statistics are not fresh."""
+    layer = mn.nn.DomainBatchNorm(norm, 5)
+    generator = torch.Generator().manual_seed(6)
+    means = mn.AffineInvariant(N).random_point(5, generator=generator, dtype=torch.float64)
+    layer.norm.running_mean.copy_(means.to(dtype))
+    layer.norm.running_var.copy_(torch.linspace(0.5, 2, 5))
+    return layer
+
+
+@COMPILED
+@pytest.mark.parametrize(("kind", "mean", "through", "bias"), AIM)
+def test_affine_invariant_by_domain(kind: Any, mean: Any, through: bool, bias: Any) -> None:
+    for manifold in (mn.AffineInvariant(N, 0.7), mn.PowerDeformed(mn.AffineInvariant(N), 0.5)):
+        norm = layer_of(kind, manifold, torch.float64, mean=mean, grad_through_stats=through, bias=bias)
+        assert_same(domain_layer(norm, manifold, torch.float64), points(manifold, 11), 1e-12, domain=DOMAIN)
+
+
+@COMPILED
+@pytest.mark.parametrize("kind", [mn.nn.LieBatchNorm, mn.nn.GyroBatchNorm])
+def test_affine_invariant_by_domain_in_single_precision(kind: Any) -> None:
+    manifold, single = mn.AffineInvariant(N), torch.float32
+    x = points(manifold, 11, dtype=single)
+    assert_same(domain_layer(layer_of(kind, manifold, single), manifold, single), x, 1e-4, domain=DOMAIN)
+    with mn.linalg.precision("native"):
+        assert_same(domain_layer(layer_of(kind, manifold, single), manifold, single), x, 1e-4, domain=DOMAIN)
+
+
 BURES = list(
     itertools.product(
         ("plain", "metric", "power"),
@@ -103,15 +138,20 @@ BURES = list(
 )
 
 
-@COMPILED
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize(("geometry", "mean", "bias", "through"), BURES)
-def test_bures(geometry: str, mean: Any, bias: Any, through: bool, dtype: torch.dtype) -> None:
-    manifold: Any = {
+def bures(geometry: str, dtype: torch.dtype) -> Any:
+    """Return a geometry whose base is the Bures-Wasserstein one."""
+    return {
         "plain": mn.BuresWasserstein(N),
         "metric": mn.GeneralizedBuresWasserstein(N, points(mn.AffineInvariant(N), dtype=dtype)),
         "power": mn.PowerDeformed(mn.BuresWasserstein(N), 0.5),
     }[geometry]
+
+
+@COMPILED
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("geometry", "mean", "bias", "through"), BURES)
+def test_bures(geometry: str, mean: Any, bias: Any, through: bool, dtype: torch.dtype) -> None:
+    manifold = bures(geometry, dtype)
     options = {"mean": mean, "grad_through_stats": through, "bias": bias or False}
     layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, dtype, 0.3, **options)
     x = points(mn.AffineInvariant(N), 10, dtype=dtype)
@@ -122,6 +162,19 @@ def test_bures(geometry: str, mean: Any, bias: Any, through: bool, dtype: torch.
         found = [step(layer, x, g, template)[0]["gradient in bias_on_manifold"] for template in (False, True)]
         gap = found[0] - mn.linalg.symmetrize(found[1])
         assert gap.abs().max() <= (1e-12 if dtype == torch.float64 else 1e-4) * found[1].abs().max()
+
+
+@COMPILED
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("geometry", "mean", "bias"), [case[:3] for case in BURES if not case[3]])
+def test_bures_by_domain(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
+    manifold = bures(geometry, dtype)
+    options = {"mean": mean, "grad_through_stats": False, "bias": bias or False}
+    norm = layer_of(mn.nn.RiemannianBatchNorm, manifold, dtype, 0.2, **options)
+    layer, x = domain_layer(norm, manifold, dtype), points(mn.AffineInvariant(N), 11, dtype=dtype)
+    if bias == "manifold":  # its gradient is the business of the test above
+        layer.norm.bias_on_manifold.requires_grad_(False)
+    assert_same(layer, x, 1e-12 if dtype == torch.float64 else 1e-4, domain=DOMAIN)
 
 
 @COMPILED

@@ -112,6 +112,48 @@ def test_channels(name: str, with_spectrum: Callable[..., Tensor]) -> None:
     assert gradcheck(lambda a, v: linalg.apply_kernel(linalg.decompose(a), v, KERNELS[name]), (a, v))
 
 
+@pytest.mark.parametrize("channels", [(), (2,)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", KERNELS)
+def test_one_matrix_for_several_samples(
+    name: str, dtype: torch.dtype, channels: tuple[int, ...], with_spectrum: Callable[..., Tensor]
+) -> None:
+    """The third matrix has no sample."""
+    a = with_spectrum((0.4, 1.0, 1.0), 4, *channels, dtype=dtype).requires_grad_()
+    v = torch.randn(5, *channels, 3, 3, dtype=dtype).requires_grad_()
+    index = torch.tensor([3, 0, 1, 0, 3])
+
+    def shared(a: Tensor, v: Tensor) -> Tensor:
+        return linalg.apply_kernel(linalg.decompose(a), v, KERNELS[name], index)
+
+    def spread(a: Tensor, v: Tensor) -> Tensor:
+        return linalg.apply_kernel(linalg.decompose(a[index]), v, KERNELS[name])
+
+    assert gradcheck(shared, (a, v))
+    torch.testing.assert_close(shared(a, v), spread(a, v))
+
+
+def test_many_samples_of_one_matrix(with_spectrum: Callable[..., Tensor]) -> None:
+    a, v = with_spectrum((0.4, 1.0, 1.0), 3).requires_grad_(), torch.randn(50, 3, 3, dtype=torch.float64)
+    index, g = (torch.arange(50) > 40).long() * 2, torch.randn(50, 3, 3, dtype=torch.float64)
+    shared = linalg.apply_kernel(linalg.decompose(a), v, BURES_TO_IDENTITY, index)
+    spread = linalg.apply_kernel(linalg.decompose(a[index]), v, BURES_TO_IDENTITY)
+    torch.testing.assert_close(torch.autograd.grad(shared, a, g), torch.autograd.grad(spread, a, g))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's own, about how it traces autograd Functions
+@pytest.mark.parametrize("k", [LYAPUNOV, BURES_TO_IDENTITY])
+def test_one_matrix_for_several_samples_compiled(k: SumKernel, with_spectrum: Callable[..., Tensor]) -> None:
+    a, v = with_spectrum((0.4, 1.0, 1.0), 2).requires_grad_(), torch.randn(4, 3, 3, dtype=torch.float64)
+    index = torch.tensor([1, 0, 1, 1])
+
+    def f(a: Tensor) -> Tensor:
+        return linalg.apply_kernel(linalg.decompose(a), v, k, index).square().sum()
+
+    compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(a), a), torch.autograd.grad(f(a), a))
+
+
 @pytest.mark.parametrize("name", [name for name in KERNELS if name != "lyapunov"])
 def test_second_derivative_in_the_matrix_raises(name: str, with_spectrum: Callable[..., Tensor]) -> None:
     a = with_spectrum((0.4, 1.0, 1.0)).requires_grad_()

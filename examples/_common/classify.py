@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +37,24 @@ class Classifier:
             getattr(self, name).load_state_dict(state[name])
         self.order.set_state(state["order"])
 
+    def order_of_samples(self) -> Iterable[Tensor]:
+        """Return the positions in each batch of the next epoch."""
+        return torch.randperm(len(self.train[0]), generator=self.order).tensor_split(self.batches)
+
+    def scores(self, some: Tensor) -> Tensor:
+        """Return the model's output for training samples."""
+        return self.model(self.train[0][some])  # type: ignore[no-any-return]
+
     def epoch(self) -> None:
         start, total = time.perf_counter(), 0.0
         self.model.train()
-        x, y = self.train
-        for some in torch.randperm(len(x), generator=self.order).tensor_split(self.batches):
+        for some in self.order_of_samples():
             self.optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(self.model(x[some]), y[some])
+            loss = nn.functional.cross_entropy(self.scores(some), self.train[1][some])
             loss.backward()
             self.optimizer.step()
             self.schedule.step()
-            total += loss.item() * len(some) / len(x)
+            total += loss.item() * len(some) / len(self.train[0])
         if not math.isfinite(total):
             raise ValueError(f"{self.run.title}: the loss is not finite in epoch {len(self.history) + 1}; lower --lr")
         self.history.append({"training loss": total, "seconds": time.perf_counter() - start})

@@ -12,6 +12,7 @@ from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.linalg._tally import record
 from manifoldnorm.linalg.native import FusedCall, fusing
 
+
 class Operation(enum.IntEnum):
     """The fused operations: the enumeration of kernels.hpp."""
 
@@ -79,9 +80,9 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None) -> Tensor:
+def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Return ``K U diag(values) U^T K^T`` for rows U^T (..., n, n) and one or several K (None: the identity)."""
-    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype)
+    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
     operand, each = _operand(k, rows)
     _run(Operation.REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, operand), out, kind=int(each))
     return out
@@ -168,9 +169,9 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+def each_kernel(s: Tensor, rows: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the terms of `sum_of_kernels`, with a matrix S for each; S broadcasts against the rows."""
-    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype)
+    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
     _run(Operation.SUM_OF_KERNELS, rows, (s.expand(rows.shape).contiguous(), rows, weights.contiguous()), out, kind=1)
     return out
 

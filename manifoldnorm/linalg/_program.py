@@ -131,9 +131,7 @@ class Program:
         """Factorise, and on demand write the log-Cholesky charts; the program fails where a factor does not exist."""
         self.add(Operation.CHOLESKY, [matrices], [factor, chart], like=matrices)
 
-    def floor_log(
-        self, values: Place, floored: Place, log: Place | None, eps: float, tolerance: float | None
-    ) -> None:
+    def floor_log(self, values: Place, floored: Place, log: Place | None, eps: float, tolerance: float | None) -> None:
         """Raise spectra to ``eps`` of their largest value, and take logarithms.
 
         Fail if they are indefinite by more than the tolerance; None: if they are not positive.
@@ -180,7 +178,9 @@ class Program:
         if library is None:
             return None
         memory = torch.empty(self._sizes[_KEPT], dtype=self.dtype)
-        native = tuple(chosen_for(self.n, math.prod(m.shape[:-2]), self.dtype) is not None for _, m, _, _ in self._eigen)
+        native = tuple(
+            chosen_for(self.n, math.prod(m.shape[:-2]), self.dtype) is not None for _, m, _, _ in self._eigen
+        )
         parts = self._compiled.get(native) or self._compile(native)
         split = [e for e, compiled in zip(self._eigen, native, strict=True) if not compiled]
         size = self._sizes[_SCRATCH] * self.dtype.itemsize

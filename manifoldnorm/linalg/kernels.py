@@ -12,7 +12,7 @@ from torch.autograd import Function
 from manifoldnorm.linalg import _fused
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._basis import HIGHER_ORDER, from_basis, to_basis
-from manifoldnorm.linalg._call import call
+from manifoldnorm.linalg._call import call, plain
 from manifoldnorm.linalg._precision import symmetrize, without_autocast
 from manifoldnorm.linalg.spectrum import Spectrum, decompose
 
@@ -76,10 +76,12 @@ BURES_FROM_IDENTITY_SOLVED = SumKernel(
 )
 
 
-def _grouped(x: Tensor, y: Tensor, like: Tensor) -> Tensor:
-    """Return ``X Y`` summed over the leading dimensions that the matrix ``like`` does not have."""
+def _grouped(x: Tensor, y: Tensor, like: Tensor, index: Tensor | None) -> Tensor:
+    """Return ``X Y`` summed over the leading dimensions that ``like`` does not have, or over segments."""
     extra = x.ndim - like.ndim
     product = x @ y
+    if index is not None:
+        return torch.zeros(like.shape, dtype=product.dtype, device=product.device).index_add(0, index, product)
     return product.sum(tuple(range(extra))) if extra > 0 else product
 
 
@@ -90,33 +92,43 @@ class _Kernel(Function):
 
     @staticmethod
     @without_autocast
-    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel) -> Tensor:
+    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, k: SumKernel, index: Tensor | None) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
         kernel = k.value(w.unsqueeze(-1) + w.unsqueeze(-2))
         wide = v.to(uh.dtype)
+        if index is not None:
+            kernel, uh = kernel.index_select(0, index), uh.index_select(0, index)
+            if not torch.is_grad_enabled() and _fused.usable(uh, kernel, wide):
+                return _fused.each_kernel(symmetrize(wide), uh, kernel).to(v.dtype)
         if uh.ndim == 2 and v.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(uh, kernel, wide):
             return _fused.sandwich(uh, kernel, uh.mT, wide).to(v.dtype)
-        return from_basis(uh, kernel * to_basis(uh, symmetrize(v.to(uh.dtype)))).to(v.dtype)
+        return from_basis(uh, kernel * to_basis(uh, symmetrize(wide))).to(v.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        a, w, uh, v, k = inputs
-        ctx.save_for_backward(a, w, uh, v, output)
+        a, w, uh, v, k, index = inputs
+        ctx.save_for_backward(a, w, uh, v, index, output)
         ctx.k = k
 
     @staticmethod
     @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
-        a, w, uh, v, y = ctx.saved_tensors
-        grad_v = call(_Kernel, a, w, uh, g, ctx.k)
+        a, w, uh, v, index, y = ctx.saved_tensors
+        grad_v = call(_Kernel, a, w, uh, g, ctx.k, index)
         if not ctx.needs_input_grad[0]:
-            return None, None, None, grad_v, None
+            return None, None, None, grad_v, None, None
         if ctx.k.reciprocal:
             # A Y + Y A = V: the adjoint solve is all that the gradient in A needs, to any order
-            grad_a = symmetrize(_grouped(grad_v, y, a)) * -2
+            grad_a = symmetrize(_grouped(grad_v, y, a, index)) * -2
         else:
-            grad_a = call(_KernelGrad, a, w, uh, v, g, ctx.k)
-        return grad_a, None, None, grad_v, None
+            grad_a = call(_KernelGrad, a, w, uh, v, g, ctx.k, index)
+        return grad_a, None, None, grad_v, None, None
+
+
+def _to_basis(uh: Tensor, g: Tensor) -> Tensor:
+    """Return U^H G U for Hermitian G, without gradient."""
+    fits = uh.ndim in (2, g.ndim) and not torch.is_grad_enabled()
+    return _fused.congruence(uh, g) if fits and _fused.usable(g, uh) else to_basis(uh, g)
 
 
 class _KernelGrad(Function):
@@ -126,10 +138,12 @@ class _KernelGrad(Function):
 
     @staticmethod
     @without_autocast
-    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel) -> Tensor:
+    def forward(a: Tensor, w: Tensor, uh: Tensor, v: Tensor, g: Tensor, k: SumKernel, index: Tensor | None) -> Tensor:
         w = fn.LOG.clamp(w, torch.finfo(a.dtype).eps)
-        gh, vh = (to_basis(uh, symmetrize(t.to(uh.dtype))) for t in (g, v))
-        return from_basis(uh, kernel_gradient(w, gh, vh, k)).to(a.dtype)
+        each = uh if index is None else uh.index_select(0, index)
+        gh, vh = (_to_basis(each, symmetrize(t.to(uh.dtype))) for t in (g, v))
+        inner = kernel_gradient(w, gh, vh, k) if index is None else _segment_gradients(w, gh, vh, k, index)
+        return from_basis(uh, inner).to(a.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -137,7 +151,32 @@ class _KernelGrad(Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> Any:
-        return torch.ops.manifoldnorm.no_derivative(c, HIGHER_ORDER), *(None,) * 5
+        return torch.ops.manifoldnorm.no_derivative(c, HIGHER_ORDER), *(None,) * 6
+
+
+_CHUNK = 16  # samples of one segment that are summed in one matrix product
+
+
+def _segment_gradients(w: Tensor, g: Tensor, v: Tensor, k: SumKernel, index: Tensor) -> Tensor:
+    """Return `kernel_gradient` for the eigenvalues (D, n) of each segment and its samples among G and V (N, n, n)."""
+    if not plain(index):
+        each = kernel_gradient(w.index_select(0, index), g, v, k)
+        return each.new_zeros((*w.shape, w.shape[-1])).index_add(0, index, each)
+    # chunks of samples in one matrix product each: n^3 numbers for every sample would be the most costly part
+    counts = torch.bincount(index, minlength=len(w))
+    chunks = (counts + _CHUNK - 1) // _CHUNK
+    order = index.argsort(stable=True)
+    segment = index[order]
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[segment]
+    place = ((chunks.cumsum(0) - chunks)[segment] + rank // _CHUNK, rank % _CHUNK)
+    owner = torch.arange(len(w)).repeat_interleave(chunks)
+
+    def packed(t: Tensor) -> Tensor:
+        return t.new_zeros((len(owner), _CHUNK, *t.shape[1:])).index_put_(place, t[order])
+
+    product = packed(g).conj().movedim(1, -1) @ packed(v).movedim(1, -2)
+    zeros = product.new_zeros((len(w), *product.shape[1:]))
+    return _weigh(w, zeros.index_add_(0, owner, product), k)
 
 
 def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
@@ -146,25 +185,30 @@ def kernel_gradient(w: Tensor, g: Tensor, v: Tensor, k: SumKernel) -> Tensor:
     ``w`` are its eigenvalues (..., n), ``g`` and ``v`` Hermitian (batch, ..., n, n) in its eigenbasis.
     """
     batch = v.ndim - w.ndim - 1  # leading dimensions that v has beyond the matrix
-    total = w.unsqueeze(-1) + w.unsqueeze(-2)
-    kernel = k.divided(total.unsqueeze(-1), total.unsqueeze(-2))  # [j, i, l]
     if batch > 0:
         g, v = g.flatten(0, batch - 1), v.flatten(0, batch - 1)
         # G_ij V_jl with j in front: G is Hermitian, so its row j is what stands there
         product = g.conj().movedim(0, -1) @ v.movedim(0, -2)
     else:
         product = g.mT.unsqueeze(-1) * v.unsqueeze(-2)
-    m = (kernel * product).sum(-3)
+    return _weigh(w, product, k)
+
+
+def _weigh(w: Tensor, product: Tensor, k: SumKernel) -> Tensor:
+    """Return M + M^H, M_il the sum over j of ``k[w_i + w_j, w_l + w_j]`` times the product [j, i, l]."""
+    total = w.unsqueeze(-1) + w.unsqueeze(-2)
+    m = (k.divided(total.unsqueeze(-1), total.unsqueeze(-2)) * product).sum(-3)
     return m + m.mH
 
 
-def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel) -> Tensor:
+def apply_kernel(spectrum: Spectrum, v: Tensor, k: SumKernel, index: Tensor | None = None) -> Tensor:
     """Apply ``V -> U (k(w_i + w_j) o U^H V U) U^H`` to the Hermitian part of ``v`` (..., n, n).
 
-    ``v`` may have leading dimensions that the matrix lacks. Differentiable in both, and twice for `LYAPUNOV`.
+    ``v`` may have leading dimensions that the matrix lacks; or ``index`` (N,) says which of the matrices (D, n, n) is
+    that of each v (N, n, n). Differentiable in both, and twice for `LYAPUNOV`.
     """
     a, w, uh = spectrum
-    return call(_Kernel, a, w, uh, v, k)
+    return call(_Kernel, a, w, uh, v, k, index)
 
 
 def lyapunov(a: Tensor, q: Tensor) -> Tensor:

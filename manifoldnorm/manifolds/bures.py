@@ -16,6 +16,7 @@ from manifoldnorm.manifolds.charts import Congruence, real_diagonal
 from manifoldnorm.manifolds.cone import PositiveDefiniteCone
 from manifoldnorm.manifolds.pullback import Pullback
 from manifoldnorm.manifolds.spd import ConeManifold, check_field, check_size, spd_dim, trace_product
+from manifoldnorm.manifolds.structures import Spread, same
 from manifoldnorm.stats import EigenHessian, Frame, MeanSystem
 
 # how far inside its domain a step is shrunk: the smallest eigenvalue of I + L stays above this
@@ -65,7 +66,16 @@ class BuresWasserstein(ConeManifold):
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         """Return ``T p + p T - 2 p`` with the optimal map ``T = p^-1 # q``."""
+        return self._log(p, *linalg.inverse_cholesky(p), q)
+
+    def log_to_origin(self, p: Tensor, x: Tensor, spread: Spread = same) -> Tensor:
+        """Return ``to_origin(p, log(p, x))`` with one decomposition of p, which ``spread`` hands to the samples."""
         factor, inverse = linalg.inverse_cholesky(p)
+        v = self._log(spread(p), spread(factor), spread(inverse), x)
+        return linalg.apply_kernel(self._spectrum(p), v, kernels.BURES_TO_IDENTITY, getattr(spread, "index", None))
+
+    @staticmethod
+    def _log(p: Tensor, factor: Tensor, inverse: Tensor, q: Tensor) -> Tensor:
         root = _root(p, factor, q)
         product = factor @ root @ inverse  # p T
         return product + product.mH - 2 * p

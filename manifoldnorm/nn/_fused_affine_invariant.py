@@ -359,7 +359,8 @@ def _through_statistics(
     small = [t[0] for t in of(*f.small)]
     slope = -grad_log_scale / (view(f.variance, memory) + plan.eps) * plan.metric_scale / shape.batch
     grad_x += _fused.rebuild(slope * log / values, rows, whiten.mT)
-    upstream = lower0.mT @ _grad_mean(plan, grad_x, x, whiten, of(*f.frame)) @ lower0
+    product = 2 * (grad_x.view(-1, shape.n).mT @ x.reshape(-1, shape.n))
+    upstream = lower0.mT @ _grad_mean(plan, product, whiten, of(*f.frame)) @ lower0
     tangent = _fused.adjoint(fn.EXP, small[0], None, small[2], upstream)[0]
     hessian = EigenHessian(rows0, lambda: kernels.hyperbolic_weights(log0), None)
     share = (hessian.solve(tangent, plan.mean.backward_steps, 0) / shape.batch).expand_as(rows0)
@@ -369,17 +370,16 @@ def _through_statistics(
 def _through_factor(inverse: Tensor, product: Tensor) -> Tensor:
     """Return the symmetric gradient in ``M = L L^T`` for ``L^T dL``, of which only the lower triangle counts."""
     half = product.tril()
-    half.diagonal().mul_(0.5)
+    half.diagonal(dim1=-2, dim2=-1).mul_(0.5)
     return inverse.mT @ linalg.symmetrize(half) @ inverse
 
 
-def _grad_mean(plan: Plan, grad_x: Tensor, x: Tensor, whiten: Tensor, frame: Any) -> Tensor:
-    """Return the symmetric gradient in M, given those in X with A constant: ``dA = 2 A^-T sum dX X``."""
-    n = x.shape[-1]
-    product = 2 * (grad_x.view(-1, n).mT @ x.reshape(-1, n))
+def _grad_mean(plan: Plan, product: Tensor, whiten: Tensor, frame: Any) -> Tensor:
+    """Return the symmetric gradient in M, given ``2 sum dX X`` for those in X with A constant."""
+    # dA = A^-T 2 sum dX X
     if plan.group:
-        lower = frame[0][0]
+        lower = frame[0][: len(whiten)] if whiten.ndim == 3 else frame[0][0]
         return -_through_factor(whiten, lower.mT @ product @ whiten.mT)  # dL = -A^T dA A^T
     values, rows = frame
-    root = (rows.mT * values.sqrt()) @ rows
+    root = (rows.mT * values.sqrt().unsqueeze(-2)) @ rows
     return _fused.adjoint(fn.INV_SQRT, values, None, rows, root @ product)[0]

@@ -199,8 +199,23 @@ class _Writer:
             tracked = self.track(running, old, spectra.item(2), bases.item(2), variance)
         target_log, target_rows = spectra.item(1), bases.item(1)
         return Forward(
-            p, values, roots, rows, weight, factor, kernel, change, target_log, target, target_rows, moved,
-            spectra.item(0), bases.item(0), variance, scale, tracked,
+            p,
+            values,
+            roots,
+            rows,
+            weight,
+            factor,
+            kernel,
+            change,
+            target_log,
+            target,
+            target_rows,
+            moved,
+            spectra.item(0),
+            bases.item(0),
+            variance,
+            scale,
+            tracked,
         )
 
     def track(self, running: Any, old: Any, values: Place, rows: Place, variance: Place) -> tuple[Place, Place]:

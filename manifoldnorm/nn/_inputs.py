@@ -25,6 +25,11 @@ class PerDomain(NamedTuple):
     weights: Tensor | None
 
 
+def unweighted(weights: Any) -> bool:
+    """Return whether all samples count alike, in their domain where there are domains."""
+    return (weights.weights if isinstance(weights, PerDomain) else weights) is None
+
+
 def as_geometry(manifold: Any) -> Any:
     """Return a geometry of this package, or a learnable one; a geoopt manifold is converted."""
     if isinstance(manifold, (Manifold, LearnableManifold)):

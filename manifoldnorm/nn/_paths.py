@@ -28,15 +28,18 @@ from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularM
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
 from manifoldnorm.nn import (
     _fused_affine_invariant,
+    _fused_affine_invariant_domains,
     _fused_bures,
+    _fused_bures_domains,
     _fused_charted,
     _fused_flat,
     _inputs,
     _running,
     moves,
 )
+from manifoldnorm.nn._fused_domains import Domains
 from manifoldnorm.nn.statistics import Batch, Observed
-from manifoldnorm.stats import Exact, Karcher, Newton
+from manifoldnorm.stats import Exact, Karcher, Newton, Segments
 
 Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
 
@@ -86,7 +89,10 @@ _CHARTS: dict[tuple[type, type], Any] = {
     (LogEuclidean, MatrixLog): _fused_charted.LogChart,
     (LogCholesky, LogCholeskyChart): _fused_charted.CholeskyChart,
 }
-
+_BY_DOMAIN: dict[type, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    _fused_affine_invariant.Plan: _fused_affine_invariant_domains.run,
+    _fused_bures.Plan: _fused_bures_domains.run,
+}
 
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
 
@@ -173,34 +179,56 @@ def charted(
 
 
 def fused(
-    layer: Any, manifold: Any, chart: Diffeo | None, base: Manifold, metric_scale: float | Tensor, y: Tensor
+    layer: Any,
+    manifold: Any,
+    chart: Diffeo | None,
+    base: Manifold,
+    metric_scale: float | Tensor,
+    y: Tensor,
+    per_domain: Any = None,
 ) -> Tensor | None:
     """Return the output for an unweighted batch of finite samples in the chart, or None for the template.
 
     The running statistics follow.
     """
     plan = _plan(layer, base, metric_scale, y)
-    if plan is None:
+    if plan is None or (per_domain is not None and not _by_domain(plan)):
         return None
+    domains = None if per_domain is None else _domains(layer, chart, base, y, per_domain)
     tangent = point = None
-    if layer.bias_kind == "tangent" and plan.takes_tangent:
+    if layer.bias_kind == "tangent" and not isinstance(plan, _fused_flat.Plan):
         # the operation itself projects where there is no chart in between
         tangent = layer.bias if chart is None else layer._base_tangent_bias(manifold, base)
     elif layer.bias_kind:
         point = layer._base_bias(manifold, chart, base)
     log_scale, tracks = layer.log_scale if layer.affine else None, layer.training and layer.track_running_stats
     try:
-        if not isinstance(plan, _fused_flat.Plan):
+        inputs = (y, log_scale, tangent, point)
+        if domains is None and not isinstance(plan, _fused_flat.Plan):
             before = _running.before(layer, chart) if tracks else ()
-            out, after = plan.run(y, log_scale, tangent, point, before)
+            out, after = plan.run(*inputs, before)
             if tracks:
                 _running.after(layer, chart, *after)
         else:
-            out, mean, variance = plan.run(y, log_scale, tangent, point)
+            run = plan.run if domains is None else _BY_DOMAIN[type(plan)]
+            out, mean, variance = run(*inputs) if domains is None else run(plan, *inputs, domains)
             if tracks:
-                seen = Observed(base, chart, metric_scale, y, None, mean, None)
+                share, enough = (None, None) if domains is None else (domains.segments, domains.enough)
+                seen = Observed(base, chart, metric_scale, y, share, mean, enough)
                 layer.statistics.track(layer, seen, mean, variance)
     except Declined:
         return None
     took(layer, "fused")
     return out
+
+
+def _by_domain(plan: Plan) -> bool:
+    return type(plan) in _BY_DOMAIN and not (isinstance(plan, _fused_bures.Plan) and plan.through)
+
+
+def _domains(layer: Any, chart: Diffeo | None, base: Manifold, y: Tensor, per_domain: Any) -> Domains:
+    share, enough = layer._shares(y, None, per_domain, base)
+    with torch.no_grad():
+        running = layer.running_mean.clone() if chart is None else chart(layer.running_mean)
+    assert isinstance(share, Segments)
+    return Domains(share, enough, running, layer.running_var.clone())  # the buffers change before backward

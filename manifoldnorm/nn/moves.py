@@ -52,8 +52,11 @@ def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = s
 
 def by_transport(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = same) -> Moved:
     """Move tangent vectors by parallel transport through the origin, without leaving the tangent space in between."""
-    mean = spread_mean(mean)
-    v = manifold.to_origin(mean, manifold.log(mean, x))
+    if hasattr(manifold, "log_to_origin"):
+        v = manifold.log_to_origin(mean, x, spread_mean)
+    else:
+        mean = spread_mean(mean)
+        v = manifold.to_origin(mean, manifold.log(mean, x))
     axes = len(manifold.point_shape)
 
     def finish(factor: Tensor, bias: Tensor | None) -> Tensor:

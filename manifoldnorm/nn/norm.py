@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import functools
 import math
 from typing import Any
 
@@ -18,7 +17,17 @@ from manifoldnorm.nn._affine import Affine
 from manifoldnorm.nn._tracking import Tracking, where_enough
 from manifoldnorm.nn.factory import NormFactory
 from manifoldnorm.nn.statistics import Batch, Observed, Statistics
-from manifoldnorm.stats import MeanPolicy, Weights, gather, masked_weights, pooled, raw_weights, segment, weighted_mean
+from manifoldnorm.stats import (
+    MeanPolicy,
+    ToSamples,
+    Weights,
+    gather,
+    masked_weights,
+    pooled,
+    raw_weights,
+    segment,
+    weighted_mean,
+)
 
 
 class ManifoldNorm(Affine, Tracking, abc.ABC):
@@ -195,8 +204,8 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         y = x if chart is None else chart(x)
         domain = weights.domain if isinstance(weights, _inputs.PerDomain) else None
         from_batch = self._from_batch()
-        if from_batch and finite is None and weights is None:
-            out = _paths.fused(self, manifold, chart, base, metric_scale, y)
+        if from_batch and finite is None and _inputs.unweighted(weights):
+            out = _paths.fused(self, manifold, chart, base, metric_scale, y, weights)
             if out is not None:
                 return out, None
         seen = self._observe(base, chart, metric_scale, y, finite, weights) if from_batch else None
@@ -234,7 +243,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
 
     def _shares(self, y: Tensor, finite: Tensor | None, weights: Any, base: Manifold) -> tuple[Weights, Any]:
         """Return each sample's share of the statistics and whether enough count; None for uniform and for certainly."""
-        others = self._others()
+        others, alike = self._others(), finite is None and _inputs.unweighted(weights)
         if finite is None:
             if weights is None and others is None:
                 return None, None
@@ -245,7 +254,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
                 return masked_weights(finite, weights, real)
             return pooled(raw_weights(finite, weights, real), others)
         raw = raw_weights(finite, weights.weights, real)
-        segments, samples = segment(raw, weights.domain, self.running_mean.shape[0], others)
+        segments, samples = segment(raw, weights.domain, self.running_mean.shape[0], others, alike=alike)
         return segments, samples >= self.min_samples
 
     def _batch_mean(self, base: Manifold, y: Tensor, share: Any) -> Tensor:
@@ -258,7 +267,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
     def _moved(self, base: Manifold, mean: Tensor, y: Tensor, domain: Tensor | None) -> moves.Moved:
         """Return the samples moved by their mean to the origin."""
         move = self._select_move(base)
-        return move(base, mean, y) if domain is None else move(base, mean, y, functools.partial(gather, index=domain))
+        return move(base, mean, y) if domain is None else move(base, mean, y, ToSamples(domain))
 
     def _dispersion(self, seen: Observed | None, mean: Tensor, squared: Tensor) -> Tensor:
         """Return the variance that scales, given the samples' squared distances from the mean that centred them."""

@@ -7,7 +7,7 @@ of steps without looking at values; `frechet_mean` iterates to a tolerance.
 from manifoldnorm.stats.hessian import EigenHessian, Frame, Hessian
 from manifoldnorm.stats.means import Exact, FixedPoint, Karcher, MeanPolicy, Midpoint, Newton, mean_residual
 from manifoldnorm.stats.processes import Processes
-from manifoldnorm.stats.reduction import Pooled, Reduction, Segments, gather, over, segment, total
+from manifoldnorm.stats.reduction import Pooled, Reduction, Segments, ToSamples, gather, over, segment, total
 from manifoldnorm.stats.system import MeanSystem, converged_mean, frechet_mean, frechet_variance, solve_mean
 from manifoldnorm.stats.weights import (
     Weights,
@@ -37,6 +37,7 @@ __all__ = [
     "Processes",
     "Reduction",
     "Segments",
+    "ToSamples",
     "Weights",
     "converged_mean",
     "frechet_mean",

@@ -80,6 +80,17 @@ def gather(p: Tensor, index: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class ToSamples:
+    """Hands a value per segment to its samples, by their index (N,)."""
+
+    index: Tensor
+
+    def __call__(self, p: Tensor) -> Tensor:
+        """Return, for each sample, its segment's value."""
+        return p.index_select(0, self.index)
+
+
+@dataclass(frozen=True, eq=False)
 class Pooled(Reduction):
     """One weighted mean over the samples of several processes."""
 
@@ -110,18 +121,25 @@ def weighted_sum(x: Tensor, weights: Tensor, point_ndim: int) -> Tensor:
 class Segments(Reduction):
     """One weighted mean for each of D segments of the batch, without a loop and without a look at values.
 
-    Statistics are (D, *groups, *point). Built by `segment`.
+    Statistics are (D, *groups, *point). Built by `segment`. Where all samples of a segment count alike, ``each`` is the
+    share (D, *groups) of one.
     """
 
     shares: Tensor
     index: Tensor
     empty: Tensor
     processes: Processes | None = None
+    each: Tensor | None = None
 
     def own_mean(self, values: Tensor, point_ndim: int) -> Tensor:
         """Return what the samples at hand add to the mean of each segment (D, *groups, *point)."""
-        weighted = values * trailing(self.shares.to(values.dtype), values.ndim - self.shares.ndim)
-        means = values.new_zeros(self.empty.shape[:1] + values.shape[1:]).index_add(0, self.index, weighted)
+        zeros = values.new_zeros(self.empty.shape[:1] + values.shape[1:])
+        if self.each is None:
+            weighted = values * trailing(self.shares.to(values.dtype), values.ndim - self.shares.ndim)
+            means = zeros.index_add(0, self.index, weighted)
+        else:
+            each = trailing(self.each.to(values.dtype), values.ndim - self.each.ndim)
+            means = zeros.index_add(0, self.index, values) * each
         anything = values.mean(0) if self.processes is None else values.mean(0) / self.processes.size
         return torch.where(trailing(self.empty, values.ndim - self.empty.ndim), anything, means)
 
@@ -134,7 +152,9 @@ class Segments(Reduction):
         return replace(self, shares=self.shares.to(dtype))
 
 
-def segment(raw: Tensor, index: Tensor, count: int, processes: Processes | None = None) -> tuple[Segments, Tensor]:
+def segment(
+    raw: Tensor, index: Tensor, count: int, processes: Processes | None = None, *, alike: bool = False
+) -> tuple[Segments, Tensor]:
     """Return the segments of a batch and how many samples (D, *groups) count in each.
 
     Parameters
@@ -147,6 +167,8 @@ def segment(raw: Tensor, index: Tensor, count: int, processes: Processes | None 
         Number of segments D; some may be empty.
     processes : Processes, optional
         Whose samples belong to the segments too.
+    alike : bool
+        Whether all weights are known to be 1.
 
     Examples
     --------
@@ -164,5 +186,6 @@ def segment(raw: Tensor, index: Tensor, count: int, processes: Processes | None 
     if processes is not None:
         totals, samples = processes.sum(totals, samples)
     empty = totals == 0
-    shares = raw / torch.where(empty, 1.0, totals).index_select(0, index)
-    return Segments(shares, index, empty, processes), samples
+    each = torch.where(empty, 1.0, totals).reciprocal()
+    shares = raw * each.index_select(0, index)
+    return Segments(shares, index, empty, processes, each if alike else None), samples
