@@ -32,8 +32,10 @@ class Operation(enum.IntEnum):
     BURES_STEP = 13
     BURES_ADJOINT = 14
     BURES_MEAN_ADJOINT = 15
+    PRODUCTS = 16
 
 
+EACH_K, EACH_A = 16, 32  # in the kind of an adjoint: one operand for each matrix
 _DTYPES = (torch.float64, torch.float32)
 
 
@@ -49,7 +51,7 @@ def _run(
 ) -> None:
     """Call the library; the inputs are contiguous and outlive the call."""
     size = like.shape[-1]
-    call = FusedCall(operation, kind, size, like.numel() // (size * size))
+    call = FusedCall(operation, kind, size, like.numel() // (size * size), index=None)
     for place, t in enumerate(inputs):
         if t is not None:
             call.inputs[place] = t.data_ptr()
@@ -113,7 +115,7 @@ def adjoint(
     values = f.auxiliary(w, p) if values is None else values
     (left, each_k), (right, each_a) = _operand(k, rows), _operand(a, rows)
     inputs = (w.contiguous(), values.contiguous(), _packed(p), rows, g, left, right)
-    _run(Operation.ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native + 16 * each_k + 32 * each_a)
+    _run(Operation.ADJOINT, rows, inputs, out, inner, grad_k, kind=f.native + EACH_K * each_k + EACH_A * each_a)
     return out, inner, grad_k
 
 

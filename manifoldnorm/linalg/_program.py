@@ -14,17 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifoldnorm.linalg._fused import Operation
+from manifoldnorm.linalg._fused import EACH_A, EACH_K, Operation
 from manifoldnorm.linalg._tally import counting
 from manifoldnorm.linalg.native import Instruction, Lines, chosen_for, fusing_for
 
 EIGEN, SUM_ROWS, FLOOR_LOG, MAP, SHIFT, DOT, SQUARES, FACTOR, SLOPE, LERP = range(32, 42)  # as in kernels.hpp
 REARRANGE, DIAGONAL_EXP, INVERT_LOWER, MULTIPLY, FINITE, RIDGES, BURES_WEIGHTS, BURES_GRADIENT = range(42, 50)
-SCALE, EXP, ROOT, INVERSE_ROOT, FILL = range(5)
-SYMMETRIC, HALF_LOWER, OF_HALF_LOWER, TRANSPOSED = range(4)
+COUNTS, SELECT, GATHER, IDENTITIES = range(50, 54)
+SCALE, EXP, ROOT, INVERSE_ROOT, FILL, RATIO = range(6)
+TRANSPOSE_A, ONE_A, ONE_B = 1, 2, 4
+SYMMETRIC, HALF_LOWER, OF_HALF_LOWER, TRANSPOSED, AS_IT_IS = range(5)
 _KEPT, _SCRATCH, _ARGUMENTS = range(3)  # buffers
 _LINE_OF_MEMORY = 64  # bytes
 _OWN = 1 << 24  # bytes that a thread may keep from run to run
+_OF_MATRICES = (EIGEN, REARRANGE, DIAGONAL_EXP, INVERT_LOWER, MULTIPLY, BURES_WEIGHTS, IDENTITIES)
 _FACTORISING = (Operation.CHOLESKY, Operation.SUM_OF_INVERSES, Operation.BURES_STEP)
 
 
@@ -50,9 +53,9 @@ class Place:
         shape = self.shape[1:]
         return Place(self.buffer, self.start + index * math.prod(shape), shape)
 
-    def first(self, count: int) -> Place:
-        """Return the first items."""
-        return Place(self.buffer, self.start, (count, *self.shape[1:]))
+    def items(self, begin: int, end: int) -> Place:
+        """Return consecutive items of the first axis."""
+        return Place(self.buffer, self.start + begin * math.prod(self.shape[1:]), (end - begin, *self.shape[1:]))
 
 
 class Program:
@@ -104,11 +107,16 @@ class Program:
         kind: int = 0,
         like: Place | None = None,
         numbers: Sequence[float] = (),
+        index: Place | None = None,
+        groups: int = 1,
     ) -> None:
-        """Add a line; its batch and width are those of ``like``, by default of the first output."""
+        """Add a line; its batch and width are those of ``like``, by default of the first output.
+
+        ``index`` says which of several operands a sample takes, or which of the ``groups`` it belongs to.
+        """
         shape = (like or outputs[0] or inputs[0]).shape  # type: ignore[union-attr]
         batch = shape[0] if len(shape) > 1 else 1
-        if operation < EIGEN or operation in (EIGEN, REARRANGE, DIAGONAL_EXP, INVERT_LOWER):
+        if operation < EIGEN or operation in _OF_MATRICES:
             batch = math.prod(shape[:-2])  # matrices
         if operation in _FACTORISING:
             self._decompositions.append(("cholesky", batch))
@@ -118,6 +126,8 @@ class Program:
             for k, place in enumerate(places):
                 if place is not None:
                     codes[k] = place.buffer << 48 | place.start * self.dtype.itemsize
+        line.index = -1 if index is None else index.buffer << 48 | index.start * 8
+        line.groups = groups
         line.numbers[:] = [*numbers, 0.0, 0.0][:2]
         self._lines.append(line)
 
@@ -139,13 +149,15 @@ class Program:
         strict, numbers = tolerance is None, (eps, tolerance or 0.0)
         self.add(FLOOR_LOG, [values], [floored, log], kind=int(strict), numbers=numbers)
 
-    def congruence(self, k: Place, x: Place, out: Place) -> None:
-        """``K X K^T``."""
-        self.add(Operation.CONGRUENCE, [k, x], [out])
+    def congruence(self, k: Place, x: Place, out: Place, index: Place | None = None) -> None:
+        """``K X K^T``, with one K or several."""
+        self.add(Operation.CONGRUENCE, [k, x], [out], kind=_several(k), index=index)
 
-    def rebuild(self, values: Place, rows: Place, out: Place, k: Place | None = None) -> None:
-        """``K U diag(values) U^T K^T``."""
-        self.add(Operation.REBUILD, [values, rows, k], [out])
+    def rebuild(
+        self, values: Place, rows: Place, out: Place, k: Place | None = None, index: Place | None = None
+    ) -> None:
+        """``K U diag(values) U^T K^T``, with one K, several or none."""
+        self.add(Operation.REBUILD, [values, rows, k], [out], kind=_several(k), index=index)
 
     def adjoint(
         self,
@@ -154,17 +166,29 @@ class Program:
         g: Place,
         out: Place,
         *,
-        inner: Place,
         k: Place | None = None,
         a: Place | None = None,
+        inner: Place | None = None,
         colour: Place | None = None,
+        index: Place | None = None,
     ) -> None:
         """`_fused.adjoint` for the eigenvalues, the function's auxiliary values, its parameter and the rows."""
-        self.add(Operation.ADJOINT, [*spectrum, g, k, a], [out, inner, colour], kind=function)
+        kind = function + EACH_K * _several(k) + EACH_A * _several(a)
+        self.add(Operation.ADJOINT, [*spectrum, g, k, a], [out, inner, colour], kind=kind, index=index)
 
-    def map(self, kind: int, x: Place | None, out: Place, by: float = 1.0, factor: Place | None = None) -> None:
+    def map(
+        self,
+        kind: int,
+        x: Place | None,
+        out: Place,
+        by: float = 1.0,
+        factor: Place | None = None,
+        under: Place | None = None,
+        index: Place | None = None,
+        groups: int = 1,
+    ) -> None:
         """Apply a function to each number, after multiplication by ``by`` and a number in memory."""
-        self.add(MAP, [x, factor], [out], kind=kind, numbers=(by,))
+        self.add(MAP, [x, factor, under], [out], kind=kind, numbers=(by,), index=index, groups=groups)
 
     def rearrange(self, kind: int, x: Place, out: Place, by: float = 1.0) -> None:
         """Symmetric parts, lower halves, transposes, times ``by``."""
@@ -217,6 +241,10 @@ class Program:
         view(values, buffers[values.buffer]).copy_(w)
         view(rows, buffers[rows.buffer]).copy_(u.mT)
         return True
+
+
+def _several(operand: Place | None) -> int:
+    return int(operand is not None and len(operand.shape) > 2 and operand.shape[0] > 1)
 
 
 def view(place: Place, memory: Tensor) -> Tensor:

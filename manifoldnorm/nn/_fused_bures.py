@@ -23,7 +23,7 @@ from manifoldnorm.linalg._ops import INDEFINITE_TOL, cholesky_cpu
 from manifoldnorm.linalg._program import Declined, Place, Program, view
 from manifoldnorm.manifolds import BuresWasserstein
 from manifoldnorm.manifolds.bures import DOMAIN_MARGIN
-from manifoldnorm.nn._programmed import Programmed, Run
+from manifoldnorm.nn._programmed import Groups, Programmed, Run, within
 from manifoldnorm.stats import Karcher, MeanPolicy
 
 
@@ -40,8 +40,6 @@ class Plan:
     eps: float
     through: bool
 
-    takes_tangent: ClassVar[bool] = True
-
     @property
     def start(self) -> str:
         """What the program is given to find the mean: nothing, where its last step starts, or the mean itself."""
@@ -50,29 +48,30 @@ class Plan:
         return "arithmetic" if self.mean.steps == 1 else "start"
 
     def run(
-        self,
-        x: Tensor,
-        log_scale: Tensor | None,
-        tangent: Tensor | None,
-        point: Tensor | None,
-        tracks: tuple[Tensor, ...],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the output and the running statistics that follow ``tracks``, those before and the batch's weight.
+        self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None, run: Run
+    ) -> Tensor:
+        """Return the output; the running statistics follow in ``run``.
 
         The bias is the logarithm of a point (its symmetric part counts), or the point.
         """
-        kind = "tangent" if tangent is not None else "point" if point is not None else ""
-        bias = tangent if tangent is not None else point
-        shape = Shape(self, x.shape[0], x.shape[-1], scaled=log_scale is not None, bias=kind, tracks=bool(tracks))
-        run = Run(shape, tracks)
-        mean = self.mean(self.manifold, x.to(shape.dtype)) if self.through else None
-        out: Any = FusedBures.apply(x, log_scale, bias, run, mean)
-        return out, run.tracked
+        run.shape = Shape(
+            plan=self,
+            batch=x.shape[0],
+            n=x.shape[-1],
+            scaled=log_scale is not None,
+            bias="tangent" if tangent is not None else "point" if point is not None else "",
+            tracks=bool(run.tracks),
+            domains=run.domains,
+            min_samples=run.min_samples,
+        )
+        mean = self.mean(self.manifold, x.to(run.shape.dtype)) if self.through else None
+        out: Any = FusedBures.apply(x, log_scale, tangent if tangent is not None else point, run, mean)
+        return out
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a program depends on: the plan's choices, and the batch."""
+    """What a program depends on: the plan's choices, and the batch; ``domains`` is 0 without domains."""
 
     plan: Plan
     batch: int
@@ -80,6 +79,8 @@ class Shape:
     scaled: bool
     bias: str
     tracks: bool
+    domains: int
+    min_samples: int
 
     dtype: ClassVar[torch.dtype] = torch.float64
 
@@ -93,6 +94,7 @@ class Forward(NamedTuple):
     """A program, and where it leaves what the way back and the buffers need."""
 
     program: Program
+    groups: Groups
     values: Place
     roots: Place
     rows: Place
@@ -116,6 +118,9 @@ class _Writer:
 
     def __init__(self, shape: Shape) -> None:
         self.s, self.p, self.one = shape, Program(shape.n, shape.dtype), (shape.n, shape.n)
+        self.x, self.out = self.p.argument(*shape.many), self.p.argument(*shape.many)
+        self.groups = Groups.of(self.p, shape.batch, shape.domains, shape.min_samples)
+        self.means, self.numbers = (self.groups.count, *self.one), (self.groups.count, 1)
         self.product = self.p.scratch(*shape.many)  # congruences of the batch: each is decomposed at once
         self.precision = torch.finfo(shape.dtype).eps
 
@@ -131,105 +136,125 @@ class _Writer:
         return lower, inverse, turned
 
     def square(self, half: Place, out: Place) -> None:
-        turned = self.p.scratch(*self.one)
+        turned = self.p.scratch(*half.shape)
         self.p.rearrange(_program.TRANSPOSED, half, turned)
         self.p.add(_program.MULTIPLY, [half, turned], [out])
 
-    def root(self, values: Place, rows: Place) -> Place:
+    def roots(self, values: Place) -> Place:
         roots = self.p.scratch(*values.shape)
         self.floor(values, values)
         self.p.map(_program.ROOT, values, roots)
         return roots
 
-    def mean(self, x: Place, mean: Place) -> None:
+    def mean(self, mean: Place, given: Place | None, running: Place | None) -> None:
         """A fixed-point step from P = L L^T is ``L^-T C C L^-1`` with C the mean of ``(L^T X L)^1/2``."""
-        p, s, one = self.p, self.s, self.one
+        p, s, groups = self.p, self.s, self.groups
         if s.plan.start == "mean":
-            p.map(_program.SCALE, p.argument(*one), mean)
+            assert given is not None
+            p.map(_program.SCALE, given, mean)
+            groups.choose(p, mean, running)
             return
-        start = p.scratch(*one) if s.plan.start == "arithmetic" else p.argument(*one)
-        if s.plan.start == "arithmetic":
-            p.add(_program.SUM_ROWS, [x], [start], like=x, numbers=(1 / s.batch,))
+        start = given or p.scratch(*self.means)
+        if given is None:
+            groups.mean(p, self.x, start)
+        groups.choose(p, start, running)
         _, inverse, turned = self.lower(start)
-        values, rows, root, half = p.scratch(s.batch, s.n), p.scratch(*s.many), p.scratch(*one), p.scratch(*one)
-        p.congruence(turned, x, self.product)
+        values, rows, root, half = (p.scratch(*shape) for shape in ((s.batch, s.n), s.many, self.means, self.means))
+        p.congruence(turned, self.x, self.product, groups.index)
         p.eigen(self.product, values, rows)
-        p.add(Operation.SUM_OF_FUNCTIONS, [self.root(values, rows), rows], [None, None, root], like=rows)
-        p.map(_program.SCALE, root, root, by=1 / s.batch)
-        p.add(_program.MULTIPLY, [inverse, root], [half], kind=1)
+        if groups.index is None:
+            p.add(Operation.SUM_OF_FUNCTIONS, [self.roots(values), rows], [None, None, root], like=rows)
+            p.map(_program.SCALE, root, root, by=1 / s.batch)
+        else:
+            p.rebuild(self.roots(values), rows, self.product)
+            groups.mean(p, self.product, root)
+        p.add(_program.MULTIPLY, [inverse, root], [half], kind=_program.TRANSPOSE_A)
         self.square(half, mean)
+        groups.choose(p, mean, running)
 
     def write(self) -> Forward:
         """Return the whole."""
-        p, s, one = self.p, self.s, self.one
-        x, out = p.argument(*s.many), p.argument(*s.many)
+        p, s, one, groups, count = self.p, self.s, self.one, self.groups, self.groups.count
         log_scale, given = p.argument(1) if s.scaled else None, p.argument(*one)
-        points = p.scratch(3, *one)  # the mean, the bias point, the mean as the running one sees it
-        self.mean(x, points.item(0))
-        running = (p.argument(*one), p.argument(1), p.argument(1)) if s.tracks else None
+        # the means, the bias point, the means as the running ones see them
+        points = p.scratch(2 * count + 1, *one)
+        means, bias, seen = points.items(0, count), points.item(count), points.items(count + 1, 2 * count + 1)
+        statistics = p.argument(*self.means) if s.plan.start != "arithmetic" else None
+        running = (p.argument(*self.means), p.argument(*self.numbers), p.argument(*self.numbers)) if s.tracks else None
+        self.mean(means, statistics, None if running is None else running[0])
         old = None if running is None else self.lower(running[0])
         if old is not None:
-            p.congruence(old[2], points.item(0), points.item(2))
-        p.rearrange(_program.SYMMETRIC, given, points.item(1))
-        points = points.first(2 if old is None else 3)
-        spectra, bases, target = p.kept(*points.shape[:-1]), p.kept(*points.shape), p.kept(s.n)
-        p.eigen(points, spectra, bases)
-        self.floor(spectra.item(0), spectra.item(0), strict=True)
+            p.congruence(old[2], means, seen)
+        p.rearrange(_program.SYMMETRIC, given, bias)
+        points = points.items(0, count + 1 if old is None else 2 * count + 1)
+        values, bases, target = p.kept(*points.shape[:-1]), p.kept(*points.shape), p.kept(s.n)
+        p.eigen(points, values, bases)
+        spectra, basis, target_log, target_rows = (
+            values.items(0, count),
+            bases.items(0, count),
+            values.item(count),
+            bases.item(count),
+        )
+        self.floor(spectra, spectra, strict=True)
         if s.bias == "tangent":
-            p.map(_program.EXP, spectra.item(1), target)
+            p.map(_program.EXP, target_log, target)
         else:
-            self.floor(spectra.item(1), target)
-        weight, factor, kernel, turned, change = (p.kept(*one) for _ in range(5))
-        p.add(_program.BURES_WEIGHTS, [spectra.item(0), bases.item(0), target], [weight, factor, kernel])
-        p.rearrange(_program.TRANSPOSED, bases.item(0), turned)
-        p.add(_program.MULTIPLY, [bases.item(1), turned], [change])
-        values, roots, rows, moved = p.kept(s.batch, s.n), p.kept(s.batch, s.n), p.kept(*s.many), p.kept(*s.many)
-        p.congruence(factor, x, self.product)
-        p.eigen(self.product, values, rows)
-        self.floor(values, values)
-        p.map(_program.ROOT, values, roots)
-        p.add(Operation.BURES_MOVE, [roots, rows, spectra.item(0), weight, change], [moved])
-        variance, scale = p.kept(1), p.kept(1)
-        p.add(_program.SQUARES, [moved], [variance], like=moved, numbers=(0.25 * s.plan.metric_scale / s.batch,))
+            self.floor(target_log, target)
+        weight, factor, change, turned = (p.kept(*self.means) for _ in range(4))
+        kernel = p.kept(*one)
+        p.add(_program.BURES_WEIGHTS, [spectra, basis, target], [weight, factor, kernel])
+        p.rearrange(_program.TRANSPOSED, basis, turned)
+        p.add(_program.MULTIPLY, [target_rows, turned], [change], kind=_program.ONE_A)
+        roots, rows, moved = p.kept(s.batch, s.n), p.kept(*s.many), p.kept(*s.many)
+        values_x = p.kept(s.batch, s.n)
+        p.congruence(factor, self.x, self.product, groups.index)
+        p.eigen(self.product, values_x, rows)
+        self.floor(values_x, values_x)
+        p.map(_program.ROOT, values_x, roots)
+        several: dict[str, Any] = {"kind": int(count > 1), "index": groups.index}
+        p.add(Operation.BURES_MOVE, [roots, rows, spectra, weight, change], [moved], **several)
+        variance, scale = p.kept(*self.numbers), p.kept(*self.numbers)
+        groups.variance(p, moved, None, variance, 0.25 * s.plan.metric_scale)
+        groups.choose(p, variance, None if running is None else running[1])
         p.add(_program.FACTOR, [variance, log_scale], [scale], numbers=(s.plan.eps,))
-        step = [moved, bases.item(1), target, kernel, scale]
-        p.add(Operation.BURES_STEP, step, [out], numbers=(DOMAIN_MARGIN,))  # fails where a step must be shrunk
+        step = [moved, target_rows, target, kernel, scale]  # fails where a step must be shrunk
+        p.add(Operation.BURES_STEP, step, [self.out], numbers=(DOMAIN_MARGIN,), **several)
         tracked: tuple[Place, ...] = ()
         if running is not None and old is not None:
-            tracked = self.track(running, old, spectra.item(2), bases.item(2), variance)
-        target_log, target_rows = spectra.item(1), bases.item(1)
+            later = values.items(count + 1, 2 * count + 1), bases.items(count + 1, 2 * count + 1)
+            tracked = self.track(running, old, later, variance)
         return Forward(
-            p,
-            values,
-            roots,
-            rows,
-            weight,
-            factor,
-            kernel,
-            change,
-            target_log,
-            target,
-            target_rows,
-            moved,
-            spectra.item(0),
-            bases.item(0),
-            variance,
-            scale,
-            tracked,
+            program=p,
+            groups=groups,
+            values=values_x,
+            roots=roots,
+            rows=rows,
+            weight=weight,
+            factor=factor,
+            kernel=kernel,
+            change=change,
+            target_log=target_log,
+            target=target,
+            target_rows=target_rows,
+            moved=moved,
+            spectrum=spectra,
+            basis=basis,
+            variance=variance,
+            scale=scale,
+            tracked=tracked,
         )
 
-    def track(self, running: Any, old: Any, values: Place, rows: Place, variance: Place) -> tuple[Place, Place]:
+    def track(self, running: Any, old: Any, seen: tuple[Place, Place], variance: Place) -> tuple[Place, ...]:
         """The geodesic is ``B B^T`` with ``B = (1 - t) L + t L^-T (L^T M L)^1/2``."""
-        p, one = self.p, self.one
-        root, half, new, new_variance = p.scratch(*one), p.scratch(*one), p.kept(*one), p.kept(1)
-        p.rebuild(self.root(values, rows), rows, root)
-        p.add(_program.MULTIPLY, [old[1], root], [half], kind=1)
-        p.add(_program.LERP, [old[0], half, running[2]], [half])
+        p, groups = self.p, self.groups
+        weight, new_variance = groups.variance_follows(p, running, variance)
+        root, half, new = p.scratch(*self.means), p.scratch(*self.means), p.kept(*self.means)
+        p.rebuild(self.roots(seen[0]), seen[1], root)
+        p.add(_program.MULTIPLY, [old[1], root], [half], kind=_program.TRANSPOSE_A)
+        p.add(_program.LERP, [old[0], half, weight], [half], groups=groups.count)
         self.square(half, new)
-        p.add(_program.LERP, [running[1], variance, running[2]], [new_variance])
-        for place in (new, new_variance):
-            p.add(_program.FINITE, [place], [], like=place)
-        return new, new_variance
+        p.add(_program.FINITE, [new], [], like=new)
+        return (new, new_variance) if groups.enough is None else (new, new_variance, groups.enough)
 
 
 @functools.lru_cache(maxsize=256)
@@ -250,44 +275,46 @@ class Backward(NamedTuple):
 def _backward(s: Shape) -> Backward:
     f, p, one = _forward(s), Program(s.n, s.dtype), (s.n, s.n)
     memory, g, out = p.argument(f.program.kept_size), p.argument(*s.many), p.argument(*s.many)
-    here = functools.partial(_within, memory)
+    groups, here = f.groups.within(p, memory), functools.partial(within, memory)
+    several: dict[str, Any] = {"kind": int(groups.count > 1), "index": groups.index}
     moved, kernel, scale, target, rows = map(here, (f.moved, f.kernel, f.scale, f.target, f.target_rows))
-    grad_root, sums = p.scratch(*s.many), p.scratch(2, *one)
+    grad_root, total, grad_scale = p.scratch(*s.many), p.scratch(*one), p.scratch(s.batch, 1)
     grad_step = p.scratch(*s.many) if s.bias else None
     inputs = [g, moved, here(f.weight), here(f.change), rows, target, kernel, scale]
-    p.add(Operation.BURES_ADJOINT, inputs, [grad_root, grad_step, sums])
-    grad_scale, log_scale, bias = p.scratch(1), p.kept(1), p.kept(*one)
-    p.add(_program.DOT, [sums.item(1), kernel], [grad_scale], like=kernel, numbers=(1.0,))
-    p.map(_program.SCALE, grad_scale, log_scale, factor=scale)
+    p.add(Operation.BURES_ADJOINT, inputs, [grad_root, grad_step, total, grad_scale], **several)
+    log_scale, bias, mean = p.kept(1), p.kept(*one), p.kept(groups.count, *one)
+    p.add(_program.SUM_ROWS, [grad_scale], [log_scale], like=grad_scale, numbers=(1.0,))
     if s.bias:
         assert grad_step is not None
         grad, turned, work = p.scratch(*one), p.scratch(*one), p.scratch(*one)
-        p.add(_program.BURES_GRADIENT, [target, grad_step, moved, scale], [sums.item(0), work], like=grad_step)
+        inputs = [target, grad_step, moved, scale]
+        p.add(_program.BURES_GRADIENT, inputs, [total, work], like=grad_step, **groups.options)
         p.rearrange(_program.TRANSPOSED, rows, turned)
-        p.congruence(turned, sums.item(0), bias if s.bias == "point" else grad)
+        p.congruence(turned, total, bias if s.bias == "point" else grad)
         if s.bias == "tangent":
-            spectrum = (here(f.target_log), target, None, rows)
-            p.adjoint(fn.EXP.native, spectrum, grad, bias, inner=p.scratch(s.n))
-    mean = p.kept(*one)
+            p.adjoint(fn.EXP.native, (here(f.target_log), target, None, rows), grad, bias)
     if s.plan.through:
-        g_mean, weight, basis = here(f.spectrum), here(f.weight), here(f.basis)
-        slope, in_moved, log = p.scratch(1), p.scratch(*s.many), p.scratch(*s.many)
-        total, work, turned, two = p.scratch(*one), p.scratch(*one), p.scratch(*one), p.scratch(1)
-        numbers = (-0.25 * s.plan.metric_scale / s.batch, s.plan.eps)
-        p.add(_program.SLOPE, [log_scale, here(f.variance)], [slope], numbers=numbers)
-        inputs = [here(f.roots), here(f.rows), slope, g_mean, weight]
-        p.add(Operation.BURES_MEAN_ADJOINT, inputs, [grad_root, in_moved, total, log])
-        p.map(_program.FILL, None, two, by=2.0)  # the kernel to the identity is twice the step's
-        p.add(_program.BURES_GRADIENT, [g_mean, in_moved, log, two], [total, work], like=log)
-        p.rearrange(_program.TRANSPOSED, basis, turned)
-        p.congruence(turned, total, mean)
+        _through_statistics(p, s, f, here, log_scale, grad_root, mean)
     spectrum = (here(f.values), here(f.roots), None, here(f.rows))
-    p.adjoint(fn.SQRT.native, spectrum, grad_root, out, inner=p.scratch(s.batch, s.n), a=here(f.factor))
+    p.adjoint(fn.SQRT.native, spectrum, grad_root, out, a=here(f.factor), index=groups.index)
     return Backward(p, log_scale, bias, mean)
 
 
-def _within(memory: Place, place: Place) -> Place:
-    return Place(memory.buffer, place.start, place.shape)
+def _through_statistics(
+    p: Program, s: Shape, f: Forward, here: Any, log_scale: Place, grad_root: Place, mean: Place
+) -> None:
+    """Add what passes through the variance to the gradient in the roots; write that in the mean."""
+    one, spectrum = (s.n, s.n), here(f.spectrum)
+    slope, in_moved, log, two = p.scratch(1), p.scratch(*s.many), p.scratch(*s.many), p.scratch(1)
+    total, work, turned = (p.scratch(*one) for _ in range(3))
+    numbers = (-0.25 * s.plan.metric_scale / s.batch, s.plan.eps)
+    p.add(_program.SLOPE, [log_scale, here(f.variance)], [slope], numbers=numbers)
+    inputs = [here(f.roots), here(f.rows), slope, spectrum, here(f.weight)]
+    p.add(Operation.BURES_MEAN_ADJOINT, inputs, [grad_root, in_moved, total, log])
+    p.map(_program.FILL, None, two, by=2.0)  # the kernel to the identity is twice the step's
+    p.add(_program.BURES_GRADIENT, [spectrum, in_moved, log, two], [total, work], like=log)
+    p.rearrange(_program.TRANSPOSED, here(f.basis).item(0), turned)
+    p.congruence(turned, total, mean)
 
 
 class FusedBures(Programmed):
@@ -297,27 +324,25 @@ class FusedBures(Programmed):
     def forward(
         ctx: Any, x: Tensor, log_scale: Tensor | None, bias: Tensor | None, run: Run, mean: Tensor | None
     ) -> Tensor:
-        s = run.shape
-        given = mean
+        s, given = run.shape, mean
         if given is None and s.plan.start == "start":
-            given = s.plan.mean.before_last(s.plan.manifold, x.to(s.dtype), None)
+            given = run.start(s.plan.mean, s.plan.manifold, x.to(s.dtype))
         elif given is None and s.plan.start == "mean":
-            given = s.plan.mean(s.plan.manifold, x.to(s.dtype))
+            segments = None if run.segments is None else run.segments()
+            given = s.plan.mean(s.plan.manifold, x.to(s.dtype), segments)
         point = torch.eye(s.n, dtype=x.dtype) if bias is None else bias
         try:
             return Programmed.start(ctx, _forward(s), run, x, (log_scale, point, given), (log_scale, bias))
         except Declined:
-            cholesky_cpu(x.mean(0), True, "BuresWasserstein mean")  # says if samples share a null vector
+            if not s.domains:
+                cholesky_cpu(x.mean(0), True, "BuresWasserstein mean")  # says if samples share a null vector
             raise
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        s, grad_mean = ctx.run.shape, []
+        s: Shape = ctx.run.shape
         plan = _backward(s)
-
-        def keep(memory: Tensor, *_: Tensor) -> None:
-            grad_mean.append(view(plan.mean, memory).clone())
-
-        gradients = Programmed.finish(ctx, plan, g, add=keep if s.plan.through else None)
-        return *gradients, grad_mean[0] if grad_mean else None
+        *gradients, memory = Programmed.finish(ctx, plan, g)
+        mean = view(plan.mean.item(0), memory).clone() if s.plan.through else None
+        return *gradients, None, mean

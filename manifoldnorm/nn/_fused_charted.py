@@ -20,7 +20,7 @@ from manifoldnorm.linalg._fused import Operation
 from manifoldnorm.linalg._ops import INDEFINITE_TOL
 from manifoldnorm.linalg._program import Place, Program
 from manifoldnorm.nn import _fused_flat
-from manifoldnorm.nn._programmed import Programmed, Run
+from manifoldnorm.nn._programmed import Groups, Programmed, Run, within
 
 
 class LogChart:
@@ -111,6 +111,8 @@ class Shape:
         Whether the output leaves the chart.
     tracks : bool
         Whether the running statistics follow.
+    domains, min_samples : int
+        Domains with statistics of their own (0: none), and how many samples they need.
     """
 
     chart: Any
@@ -124,12 +126,15 @@ class Shape:
     bias: str
     leaves: bool
     tracks: bool
+    domains: int = 0
+    min_samples: int = 1
 
 
 class Forward(NamedTuple):
     """A program, and where it leaves what the way back and the buffers need."""
 
     program: Program
+    groups: Groups
     entered: tuple[Place, ...]
     left: tuple[Place, ...]
     chart: Place
@@ -144,32 +149,36 @@ def _forward(s: Shape) -> Forward:
     p, chart, one = Program(s.n, s.dtype), s.chart, (s.n, s.n)
     many = (s.batch, *one)
     x, out = p.argument(*many), p.argument(*many)
+    groups = Groups.of(p, s.batch, s.domains, s.min_samples)
+    means, numbers = (groups.count, *one), (groups.count, 1)
     log_scale = p.argument(1) if s.scaled else None
     given = p.argument(*one) if s.bias else None
+    running = (p.argument(*means), p.argument(*numbers), p.argument(*numbers)) if s.tracks else None
     y, moved = p.kept(*many), p.kept(*many) if s.leaves else out
-    mean, variance, factor = p.kept(*one), p.kept(1), p.kept(1)
+    mean, variance, factor, old = p.kept(*means), p.kept(*numbers), p.kept(*numbers), p.scratch(*means)
+    if running is not None:
+        chart.enter(p, running[0], old, p.scratch, s.precision)
     entered = chart.enter(p, x, y, p.kept, s.precision)
-    p.add(_program.SUM_ROWS, [y], [mean], like=y, numbers=(1 / s.batch,))
-    p.add(_program.SQUARES, [y, mean], [variance], like=y, numbers=(s.metric_scale / s.batch,))
+    groups.mean(p, y, mean)
+    groups.choose(p, mean, old)
+    groups.variance(p, y, mean, variance, s.metric_scale)
+    groups.choose(p, variance, None if running is None else running[1])
     p.add(_program.FACTOR, [variance, log_scale], [factor], numbers=(s.eps,))
     bias = given
     if given is not None and s.bias == "tangent":
         bias = p.scratch(*one)
         p.rearrange(chart.bias_kind, given, bias)
-    p.add(_program.SHIFT, [y, mean, factor, bias], [moved], numbers=(1.0,))
+    p.add(_program.SHIFT, [y, mean, factor, bias], [moved], numbers=(1.0,), **groups.options)
     left = chart.leave(p, moved, out, p.kept) if s.leaves else ()
     tracked: tuple[Place, ...] = ()
-    if s.tracks:
-        old, old_variance, weight = p.argument(1, *one), p.argument(1), p.argument(1)
-        old_chart, new, new_variance = p.scratch(1, *one), p.kept(1, *one), p.kept(1)
-        chart.enter(p, old, old_chart, p.scratch, s.precision)
-        p.add(_program.LERP, [old_chart, mean, weight], [old_chart])
-        chart.leave(p, old_chart, new, p.scratch)
-        p.add(_program.LERP, [old_variance, variance, weight], [new_variance])
+    if running is not None:
+        weight, new_variance = groups.variance_follows(p, running, variance)
+        new = p.kept(*means)
+        p.add(_program.LERP, [old, mean, weight], [old], groups=groups.count)
+        chart.leave(p, old, new, p.scratch)
         p.add(_program.FINITE, [new], [], like=new)
-        p.add(_program.FINITE, [new_variance], [], like=new_variance)
-        tracked = new, new_variance
-    return Forward(p, entered, left, y, mean, variance, factor, tracked)
+        tracked = (new, new_variance) if groups.enough is None else (new, new_variance, groups.enough)
+    return Forward(p, groups, entered, left, y, mean, variance, factor, tracked)
 
 
 class Backward(NamedTuple):
@@ -185,40 +194,36 @@ def _backward(s: Shape, through: bool) -> Backward:
     f, p, one = _forward(s), Program(s.n, s.dtype), (s.n, s.n)
     many = (s.batch, *one)
     memory, g, out = p.argument(f.program.kept_size), p.argument(*many), p.argument(*many)
-    here = functools.partial(_within, memory)
+    groups, here = f.groups.within(p, memory), functools.partial(within, memory)
     moved = g
     if s.leaves:
         moved = p.scratch(*many)
         s.chart.leave_adjoint(p, tuple(map(here, f.left)), g, moved)
     y, mean, factor = here(f.chart), here(f.mean), here(f.factor)
-    grad_factor, log_scale = p.scratch(1), p.kept(1)
-    p.add(_program.DOT, [moved, y, mean], [grad_factor], like=y, numbers=(1.0,))
-    p.map(_program.SCALE, grad_factor, log_scale, factor=factor)
-    total, bias = p.scratch(*one), p.kept(*one)
-    if s.bias or through:
+    each, log_scale = p.scratch(groups.count, 1), p.kept(1)  # gradients in the logarithm of each factor, their sum
+    p.add(_program.DOT, [moved, y, mean], [each], like=y, numbers=(1.0,), **groups.options)
+    p.map(_program.SCALE, each, each, factor=factor, groups=groups.count)
+    p.add(_program.SUM_ROWS, [each], [log_scale], like=each, numbers=(1.0,))
+    bias, inner = p.kept(*one), p.scratch(*many)
+    if s.bias:
+        total = p.scratch(*one)
         p.add(_program.SUM_ROWS, [moved], [total], like=moved, numbers=(1.0,))
-    if s.bias == "tangent":
-        p.rearrange(s.chart.bias_adjoint, total, bias)
-    elif s.bias:
-        p.map(_program.SCALE, total, bias)
-    inner = p.scratch(*many)
+        p.rearrange(s.chart.bias_adjoint if s.bias == "tangent" else _program.AS_IT_IS, total, bias)
     if through:
-        # factor (g - mean of g) + slope (y - mean): the second sum is that of multiples of the first's operands
-        slope, centred = p.scratch(1), p.scratch(*many)
-        p.add(_program.SLOPE, [log_scale, here(f.variance)], [slope], numbers=(-s.metric_scale / s.batch, s.eps))
-        p.add(_program.SHIFT, [y, mean, slope], [centred])
-        p.map(_program.SCALE, total, total, by=1 / s.batch)
-        p.add(_program.SHIFT, [moved, total, factor], [inner])
-        flat = (1, s.batch * s.n * s.n)
-        p.add(_program.SHIFT, [inner, None, None, centred], [inner], like=Place(0, 0, flat), numbers=(1.0,))
+        # factor (g - mean of g) + slope (y - mean)
+        slope, centred, grad_mean = p.scratch(groups.count, 1), p.scratch(*many), p.scratch(groups.count, *one)
+        p.add(_program.SLOPE, [each, here(f.variance)], [slope], numbers=(-s.metric_scale, s.eps))
+        groups.shares(p, slope)
+        groups.mean(p, moved, grad_mean)
+        groups.mask(p, slope)
+        groups.mask(p, grad_mean)
+        p.add(_program.SHIFT, [y, mean, slope], [centred], **groups.options)
+        p.add(_program.SHIFT, [moved, grad_mean, factor], [inner], **groups.options)
+        p.add(_program.SHIFT, [inner, None, None, centred], [inner], kind=1, numbers=(1.0,))
     else:
-        p.map(_program.SCALE, moved, inner, factor=factor)
+        p.map(_program.SCALE, moved, inner, factor=factor, **groups.options)
     s.chart.enter_adjoint(p, tuple(map(here, f.entered)), inner, out)
     return Backward(p, log_scale, bias)
-
-
-def _within(memory: Place, place: Place) -> Place:
-    return Place(memory.buffer, place.start, place.shape)
 
 
 @dataclass
@@ -232,8 +237,30 @@ class ChartedRun(Run):
         """Return the output by the steps that can be differentiated again."""
         if bias is not None and self.shape.bias == "tangent":
             bias = self.diffeo.push_identity(linalg.symmetrize(bias))
-        moved = _fused_flat.template(self.diffeo(x), log_scale, bias, self.flat)[0]
+        y = self.diffeo(x)
+        moved = _fused_flat.template(y, log_scale, bias, self.flat)[0] if self.domain is None else None
+        if moved is None:
+            moved = self._by_domain(y, log_scale, bias)
         return self.diffeo.inverse(moved) if self.shape.leaves else moved
+
+    def _by_domain(self, y: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        domain, enough = self.domain, self.tracked[2].view(-1) != 0
+        assert domain is not None
+        count = torch.bincount(domain, minlength=len(enough)).to(y.dtype).clamp_min(1)
+
+        def means(rows: Tensor, running: Tensor) -> Tensor:
+            axes = (-1, *(1,) * (rows.ndim - 1))
+            found = rows.new_zeros(len(enough), *rows.shape[1:]).index_add(0, domain, rows) / count.view(axes)
+            return torch.where(enough.view(axes), found, running.to(y.dtype))
+
+        seen = y if self.flat.through else y.detach()
+        mean = means(seen, self.diffeo(self.tracks[0]))
+        square = (seen - mean[domain]).square().sum((-2, -1))
+        factor = (means(self.flat.metric_scale * square, self.tracks[1]) + self.flat.eps).rsqrt()
+        if log_scale is not None:
+            factor = factor * log_scale.exp()
+        out: Tensor = factor[domain, None, None] * (y - mean[domain])
+        return out if bias is None else out + bias
 
 
 class FusedCharted(Programmed):
@@ -250,4 +277,5 @@ class FusedCharted(Programmed):
             inputs = [t for t in (x, log_scale, bias) if t is not None and t.requires_grad]
             found = iter(torch.autograd.grad(ctx.run.template(x, log_scale, bias), inputs, g, create_graph=True))
             return *(next(found) if t is not None and t.requires_grad else None for t in (x, log_scale, bias)), None
-        return Programmed.finish(ctx, _backward(ctx.run.shape, ctx.run.flat.through), g)
+        gradients = Programmed.finish(ctx, _backward(ctx.run.shape, ctx.run.flat.through), g)
+        return *gradients[:3], None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,13 +25,9 @@ class Plan:
     eps: float
     through: bool
 
-    takes_tangent: ClassVar[bool] = False
-
-    def run(
-        self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def run(self, x: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output, and the mean and the variance without gradient; the bias is a point."""
-        outputs: Any = FusedFlat.apply(x, log_scale, point, self)
+        outputs: Any = FusedFlat.apply(x, log_scale, bias, self)
         return outputs
 
 

@@ -28,18 +28,16 @@ from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularM
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
 from manifoldnorm.nn import (
     _fused_affine_invariant,
-    _fused_affine_invariant_domains,
     _fused_bures,
-    _fused_bures_domains,
     _fused_charted,
     _fused_flat,
     _inputs,
     _running,
     moves,
 )
-from manifoldnorm.nn._fused_domains import Domains
+from manifoldnorm.nn._programmed import Run
 from manifoldnorm.nn.statistics import Batch, Observed
-from manifoldnorm.stats import Exact, Karcher, Newton, Segments
+from manifoldnorm.stats import Exact, Karcher, Newton
 
 Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
 
@@ -89,11 +87,6 @@ _CHARTS: dict[tuple[type, type], Any] = {
     (LogEuclidean, MatrixLog): _fused_charted.LogChart,
     (LogCholesky, LogCholeskyChart): _fused_charted.CholeskyChart,
 }
-_BY_DOMAIN: dict[type, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
-    _fused_affine_invariant.Plan: _fused_affine_invariant_domains.run,
-    _fused_bures.Plan: _fused_bures_domains.run,
-}
-
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
 
 
@@ -139,7 +132,14 @@ def _plan(layer: Any, base: Manifold, metric_scale: float | Tensor, y: Tensor) -
 
 
 def charted(
-    layer: Any, manifold: Any, chart: Diffeo | None, base: Any, metric_scale: float | Tensor, x: Tensor, leaves: bool
+    layer: Any,
+    manifold: Any,
+    chart: Diffeo | None,
+    base: Any,
+    metric_scale: float | Tensor,
+    x: Tensor,
+    per_domain: Any,
+    leaves: bool,
 ) -> Tensor | None:
     """Return the output for an unweighted batch of finite samples, or None for the steps in the chart.
 
@@ -153,7 +153,9 @@ def charted(
         return None
     assert chart is not None
     bias = layer.bias if layer.bias_kind == "tangent" else layer._base_bias(manifold, chart, base)
-    shape = _fused_charted.Shape(
+    given = _run(layer, None, base, x, per_domain)
+    run = _fused_charted.ChartedRun(**vars(given), flat=flat, diffeo=chart)
+    run.shape = _fused_charted.Shape(
         chart=kind,
         batch=x.shape[0],
         n=x.shape[-1],
@@ -164,16 +166,16 @@ def charted(
         scaled=layer.affine,
         bias="" if bias is None else "tangent" if layer.bias_kind == "tangent" else "point",
         leaves=leaves,
-        tracks=layer.training and layer.track_running_stats,
+        tracks=bool(run.tracks),
+        domains=run.domains,
+        min_samples=run.min_samples,
     )
-    before = _running.before(layer, None) if shape.tracks else ()
-    run = _fused_charted.ChartedRun(shape, before, flat=flat, diffeo=chart)
     try:
         out: Any = _fused_charted.FusedCharted.apply(x, layer.log_scale if layer.affine else None, bias, run)
     except Declined:
         return None
     took(layer, "fused")
-    if shape.tracks:
+    if run.tracks:
         _running.after(layer, None, *run.tracked)
     return out
 
@@ -185,7 +187,7 @@ def fused(
     base: Manifold,
     metric_scale: float | Tensor,
     y: Tensor,
-    per_domain: Any = None,
+    per_domain: Any,
 ) -> Tensor | None:
     """Return the output for an unweighted batch of finite samples in the chart, or None for the template.
 
@@ -194,41 +196,50 @@ def fused(
     plan = _plan(layer, base, metric_scale, y)
     if plan is None or (per_domain is not None and not _by_domain(plan)):
         return None
-    domains = None if per_domain is None else _domains(layer, chart, base, y, per_domain)
+    if isinstance(plan, _fused_flat.Plan):
+        return _in_torch(layer, plan, manifold, chart, base, metric_scale, y)
     tangent = point = None
-    if layer.bias_kind == "tangent" and not isinstance(plan, _fused_flat.Plan):
-        # the operation itself projects where there is no chart in between
+    if layer.bias_kind == "tangent":  # the program itself projects where there is no chart in between
         tangent = layer.bias if chart is None else layer._base_tangent_bias(manifold, base)
     elif layer.bias_kind:
         point = layer._base_bias(manifold, chart, base)
-    log_scale, tracks = layer.log_scale if layer.affine else None, layer.training and layer.track_running_stats
+    run = _run(layer, chart, base, y, per_domain)
     try:
-        inputs = (y, log_scale, tangent, point)
-        if domains is None and not isinstance(plan, _fused_flat.Plan):
-            before = _running.before(layer, chart) if tracks else ()
-            out, after = plan.run(*inputs, before)
-            if tracks:
-                _running.after(layer, chart, *after)
-        else:
-            run = plan.run if domains is None else _BY_DOMAIN[type(plan)]
-            out, mean, variance = run(*inputs) if domains is None else run(plan, *inputs, domains)
-            if tracks:
-                share, enough = (None, None) if domains is None else (domains.segments, domains.enough)
-                seen = Observed(base, chart, metric_scale, y, share, mean, enough)
-                layer.statistics.track(layer, seen, mean, variance)
+        out = plan.run(y, layer.log_scale if layer.affine else None, tangent, point, run)
     except Declined:
         return None
     took(layer, "fused")
+    if run.tracks:
+        _running.after(layer, chart, *run.tracked)
+    return out
+
+
+def _in_torch(
+    layer: Any, plan: _fused_flat.Plan, manifold: Any, chart: Any, base: Any, metric_scale: Any, y: Tensor
+) -> Tensor:
+    bias = layer._base_bias(manifold, chart, base) if layer.bias_kind else None
+    out, mean, variance = plan.run(y, layer.log_scale if layer.affine else None, bias)
+    took(layer, "fused")
+    if layer.training and layer.track_running_stats:
+        layer.statistics.track(layer, Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
     return out
 
 
 def _by_domain(plan: Plan) -> bool:
-    return type(plan) in _BY_DOMAIN and not (isinstance(plan, _fused_bures.Plan) and plan.through)
+    """Return whether there is a program for statistics per domain."""
+    return isinstance(plan, _fused_affine_invariant.Plan) or (isinstance(plan, _fused_bures.Plan) and not plan.through)
 
 
-def _domains(layer: Any, chart: Diffeo | None, base: Manifold, y: Tensor, per_domain: Any) -> Domains:
-    share, enough = layer._shares(y, None, per_domain, base)
-    with torch.no_grad():
-        running = layer.running_mean.clone() if chart is None else chart(layer.running_mean)
-    assert isinstance(share, Segments)
-    return Domains(share, enough, running, layer.running_var.clone())  # the buffers change before backward
+def _run(layer: Any, chart: Diffeo | None, base: Any, y: Tensor, per_domain: Any) -> Run:
+    tracks = _running.before(layer, chart) if layer.training and layer.track_running_stats else ()
+    if per_domain is None:
+        return Run(None, tracks)
+    running, variance, weight = tracks
+    return Run(
+        None,
+        (running.clone(), variance.clone(), weight),  # the buffers change before backward
+        domain=per_domain.domain,
+        domains=len(variance),
+        min_samples=layer.min_samples,
+        segments=lambda: layer._shares(y, None, per_domain, base)[0],
+    )

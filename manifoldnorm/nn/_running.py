@@ -42,17 +42,22 @@ def update(
 
 @torch.no_grad()
 def before(layer: Any, chart: Diffeo | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the running mean in the chart, the running variance and the weight of the new batch, for a program."""
+    """Return the running means in the chart, the running variances and the weights of the new batch, for a program."""
     mean = layer.running_mean if chart is None else chart(layer.running_mean)
-    return mean, layer.running_var, torch.tensor([_weight(layer, None)], dtype=torch.float64)
+    if layer.momentum is not None:
+        weight = torch.full_like(layer.running_var, layer.momentum, dtype=torch.float64)
+    else:
+        weight = 1 / (layer.num_batches_tracked.double() + 1)
+    return mean, layer.running_var, weight
 
 
 @torch.no_grad()
-def after(layer: Any, chart: Diffeo | None, mean: Tensor, variance: Tensor) -> None:
-    """Write what a program made of `before`: a mean in the chart, and a variance."""
+def after(layer: Any, chart: Diffeo | None, mean: Tensor, variance: Tensor, enough: Tensor | None = None) -> None:
+    """Write what a program made of `before`: means in the chart, variances, and which have enough samples."""
     mean = mean.view_as(layer.running_mean)
-    write(layer, "running", mean if chart is None else chart.inverse(mean), variance.view_as(layer.running_var), None)
-    count(layer, None)
+    valid = None if enough is None else enough.view(-1) != 0
+    write(layer, "running", mean if chart is None else chart.inverse(mean), variance.view_as(layer.running_var), valid)
+    count(layer, valid)
 
 
 def sound(base: Manifold, mean: Tensor, variance: Tensor, valid: Tensor | None) -> Tensor | None:

@@ -179,8 +179,8 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         leaves: bool,
     ) -> Tensor:
         """Return the output in one program, or step by step: into the chart, normalised there, and out again."""
-        if weights is None and chart is not None and self._from_batch():
-            out = _paths.charted(self, manifold, chart, base, metric_scale, x, leaves)
+        if chart is not None and self._from_batch() and _inputs.unweighted(weights):
+            out = _paths.charted(self, manifold, chart, base, metric_scale, x, weights, leaves)
             if out is not None:
                 return out
         y, missing = self._normalize(manifold, chart, base, metric_scale, x, weights)

@@ -33,6 +33,7 @@ class FusedCall(ctypes.Structure):
         ("inputs", ctypes.c_void_p * INPUTS),
         ("outputs", ctypes.c_void_p * OUTPUTS),
         ("number", ctypes.c_double),
+        ("index", ctypes.c_void_p),
     )
 
 
@@ -47,6 +48,8 @@ class Instruction(ctypes.Structure):
         ("width", ctypes.c_int64),
         ("inputs", ctypes.c_int64 * INPUTS),
         ("outputs", ctypes.c_int64 * OUTPUTS),
+        ("index", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
         ("numbers", ctypes.c_double * 2),
     )
 

@@ -7,100 +7,133 @@
 
 namespace MN_ISA {
 
-// What all samples share: spectrum g of the mean (n), weights of its basis (n, n), the change C to the basis T of the
-// bias point, that basis as rows, its spectrum t (n), the kernel of the step (n, n), and the scale.
-template <class T> struct Bures {
-    const T *spectrum, *weight, *change, *basis, *target, *kernel, *scale;
+// What comes of the means: spectra g (n), weights (n, n) of their bases, changes C from these to the basis of the bias
+// point, scales; of one mean, or with `each` of several from which `index` chooses.
+template <class T> struct Means {
+    const T *spectrum, *weight, *change, *scale;
+    bool each;
+    const int64_t* index;
+
+    Operand<T> of(const T* data) const { return {data, each, index}; }
+};
+
+// What comes of the bias point: its basis as rows, its spectrum t (n), and the kernel of the step (n, n).
+template <class T> struct Target {
+    const T *basis, *spectrum, *kernel;
 };
 
 // moved = C (weight o (U diag(root) U^T - diag(g))) C^T with rows U^T.
 template <class T>
-static void bures_move(const Bures<T>& b, const T* root, const T* rows, T* moved, int64_t begin, int64_t end,
+static void bures_move(const Means<T>& m, const T* root, const T* rows, T* moved, int64_t begin, int64_t end,
                        int64_t batch, int n, typename Simd<T>::V* memory) {
     const int64_t size = static_cast<int64_t>(n) * n;
     auto *change = memory, *basis = change + size, *scaled = basis + size, *result = scaled + size;
-    auto* const values = result + size;
-    repeat<T>(b.change, size, change);
+    auto *weight = result + size, *values = weight + size, *spectrum = values + n;
+    const auto changes = m.of(m.change), weights = m.of(m.weight), spectra = m.of(m.spectrum);
+    changes.prepare(size, change);
+    weights.prepare(size, weight);
+    spectra.prepare(n, spectrum);
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        changes.load(first, batch, size, change);
+        weights.load(first, batch, size, weight);
+        spectra.load(first, batch, n, spectrum);
         load<T>(rows, first, batch, size, basis);
         load<T>(root, first, batch, n, values);
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) scaled[i * n + j] = values[i] * basis[i * n + j];
         product(transposed(basis, n), plain(scaled, n), result, n, true);
-        for (int i = 0; i < n; ++i) result[i * n + i] -= b.spectrum[i];
-        for (int64_t i = 0; i < size; ++i) result[i] *= b.weight[i];
+        for (int i = 0; i < n; ++i) result[i * n + i] -= spectrum[i];
+        for (int64_t i = 0; i < size; ++i) result[i] *= weight[i];
         product(plain(change, n), plain(result, n), scaled, n);
         product(plain(scaled, n), transposed(change, n), result, n, true);
         store<T>(result, first, batch, size, moved);
     }
 }
 
-// S = I + scale kernel o moved
-template <class T> static void bures_shift(const Bures<T>& b, const typename Simd<T>::V* moved, int n, T one,
-                                           typename Simd<T>::V* step) {
-    const T scale = b.scale[0];
-    for (int i = 0; i < n * n; ++i) step[i] = (scale * b.kernel[i]) * moved[i];
+// S = scale kernel o moved + one I
+template <class T>
+static void bures_shift(const Target<T>& t, const typename Simd<T>::V* moved, typename Simd<T>::V scale, int n, T one,
+                        typename Simd<T>::V* step) {
+    for (int i = 0; i < n * n; ++i) step[i] = (scale * t.kernel[i]) * moved[i];
     for (int i = 0; i < n; ++i) step[i * n + i] += one;
 }
 
 // out = T^T S diag(t) S T; `failed` where S - margin is not positive definite.
 template <class T>
-static void bures_step(const Bures<T>& b, T margin, const T* moved, T* out, uint8_t* failed, int64_t begin, int64_t end,
-                       int64_t batch, int n, typename Simd<T>::V* memory) {
+static void bures_step(const Means<T>& m, const Target<T>& t, T margin, const T* moved, T* out, uint8_t* failed,
+                       int64_t begin, int64_t end, int64_t batch, int n, typename Simd<T>::V* memory) {
     const int64_t size = static_cast<int64_t>(n) * n;
-    auto *basis = memory, *given = basis + size, *step = given + size, *half = step + size;
-    repeat<T>(b.basis, size, basis);
+    auto *basis = memory, *given = basis + size, *step = given + size, *half = step + size, *scale = half + size;
+    const auto scales = m.of(m.scale);
+    repeat<T>(t.basis, size, basis);
+    scales.prepare(1, scale);
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        scales.load(first, batch, 1, scale);
         load<T>(moved, first, batch, size, given);
-        bures_shift<T>(b, given, n, 1 - margin, step);
+        bures_shift<T>(t, given, scale[0], n, 1 - margin, step);
         const auto bad = factorise<T>(step, n);
         for (int lane = 0; lane < Simd<T>::W && first + lane < batch; ++lane) failed[first + lane] = bad[lane] != 0;
-        bures_shift<T>(b, given, n, 1, step);
+        bures_shift<T>(t, given, scale[0], n, 1, step);
         product(plain(step, n), plain(basis, n), half, n);
         for (int i = 0; i < n; ++i)
-            for (int j = 0; j < n; ++j) step[i * n + j] = b.target[i] * half[i * n + j];
+            for (int j = 0; j < n; ++j) step[i * n + j] = t.spectrum[i] * half[i * n + j];
         product(transposed(half, n), plain(step, n), given, n, true);
         store<T>(given, first, batch, size, out);
     }
 }
 
 // With P = (T sym(G) T^T) S and Q = P diag(t) + its transpose, the gradient in S: writes
-// weight o (C^T (scale kernel o Q) C), Q itself if wanted, and the sums over the batch of S P and of Q o moved.
+// weight o (C^T (scale kernel o Q) C), Q itself and the sums of scale kernel o Q o moved if wanted, and the sum over
+// the batch of S P.
 template <class T>
-static void bures_adjoint(const Bures<T>& b, const T* g, const T* moved, T* grad_root, T* grad_step, int64_t begin,
-                          int64_t end, int64_t batch, int n, typename Simd<T>::V* memory, T* sums) {
+static void bures_adjoint(const Means<T>& m, const Target<T>& t, const T* g, const T* moved, T* grad_root, T* grad_step,
+                          T* grad_scale, int64_t begin, int64_t end, int64_t batch, int n, typename Simd<T>::V* memory,
+                          T* sums) {
     using V = typename Simd<T>::V;
     const int64_t size = static_cast<int64_t>(n) * n;
     V *basis = memory, *change = basis + size, *given = change + size, *step = given + size, *turned = step + size;
-    V *half = turned + size, *sum = half + size, *inner = sum + size;
-    const T scale = b.scale[0];
-    repeat<T>(b.basis, size, basis);
-    repeat<T>(b.change, size, change);
-    for (int64_t i = 0; i < size; ++i) sum[i] = inner[i] = V{};
+    V *half = turned + size, *sum = half + size, *weight = sum + size, *scale = weight + size, *inner = scale + 1;
+    const auto changes = m.of(m.change), weights = m.of(m.weight), scales = m.of(m.scale);
+    repeat<T>(t.basis, size, basis);
+    changes.prepare(size, change);
+    weights.prepare(size, weight);
+    scales.prepare(1, scale);
+    for (int64_t i = 0; i < size; ++i) sum[i] = V{};
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        changes.load(first, batch, size, change);
+        weights.load(first, batch, size, weight);
+        scales.load(first, batch, 1, scale);
         load<T>(g, first, batch, size, given);
         symmetrise(given, n);
         product(plain(basis, n), plain(given, n), half, n);
         product(plain(half, n), transposed(basis, n), turned, n, true);
         load<T>(moved, first, batch, size, given);
-        bures_shift<T>(b, given, n, 1, step);
+        bures_shift<T>(t, given, scale[0], n, 1, step);
         product(plain(turned, n), plain(step, n), half, n);
         product(plain(step, n), plain(half, n), turned, n, true);
         add_lanes<T>(turned, size, batch - first, sum);
         for (int i = 0; i < n; ++i)
-            for (int j = 0; j < n; ++j) turned[i * n + j] = b.target[j] * half[i * n + j] + b.target[i] * half[j * n + i];
+            for (int j = 0; j < n; ++j)
+                turned[i * n + j] = t.spectrum[j] * half[i * n + j] + t.spectrum[i] * half[j * n + i];
         if (grad_step) store<T>(turned, first, batch, size, grad_step);
-        for (int64_t i = 0; i < size; ++i) step[i] = turned[i] * given[i];
-        add_lanes<T>(step, size, batch - first, inner);
-        for (int64_t i = 0; i < size; ++i) step[i] = (scale * b.kernel[i]) * turned[i];
+        inner[0] = V{};
+        for (int64_t i = 0; i < size; ++i) {
+            step[i] = (scale[0] * t.kernel[i]) * turned[i];
+            inner[0] += step[i] * given[i];
+        }
+        store<T>(inner, first, batch, 1, grad_scale);
         product(transposed(change, n), plain(step, n), half, n);
         product(plain(half, n), plain(change, n), step, n, true);
-        for (int64_t i = 0; i < size; ++i) step[i] *= b.weight[i];
+        for (int64_t i = 0; i < size; ++i) step[i] *= weight[i];
         store<T>(step, first, batch, size, grad_root);
     }
     total<T>(sum, size, T(1), sums);
-    total<T>(inner, size, T(1), sums + size);
 }
+
+// A mean's spectrum g and the weights of its basis.
+template <class T> struct Bures {
+    const T *spectrum, *weight;
+};
 
 // What the statistics add. With U = weight o (C - diag(g)), C = R^T diag(c) R with rows R, the gradient in C grows by
 // slope weight o U. With G the gradient in U, H = h o G with h^2 = 2 / (g_i + g_j), P = diag(g)^1/2 and T = P^-1 C P^-1,

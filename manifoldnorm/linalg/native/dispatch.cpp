@@ -75,8 +75,7 @@ struct FusedJob {
     static void run(void* context, int64_t task) {
         auto& job = *static_cast<FusedJob*>(context);
         const int64_t begin = task * job.part, end = begin + job.part;
-        const int64_t size =
-            mn::sums(job.call.operation) * static_cast<int64_t>(job.call.n) * job.call.n * (job.type == 0 ? 8 : 4);
+        const int64_t size = static_cast<int64_t>(job.call.n) * job.call.n * (job.type == 0 ? 8 : 4);
         char* const memory = scratch.reserve(job.kernels->fused_memory[job.type](job.call.n));
         if (memory == nullptr) abort();  // a few hundred kilobytes
         job.kernels->fused[job.type](job.call, begin, end < job.call.batch ? end : job.call.batch, memory,
@@ -116,13 +115,12 @@ int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& ca
 bool run_fused(const mn::Kernels* kernels, int type, const mn::Fused& call, int threads) {
     const int lanes = kernels->lanes[type];
     const int64_t full = (call.batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
-    const int64_t parts = (full + each - 1) / each, square = static_cast<int64_t>(call.n) * call.n;
-    const int64_t size = square * mn::sums(call.operation);
+    const int64_t parts = (full + each - 1) / each, size = static_cast<int64_t>(call.n) * call.n;
     const bool sums = call.out[2] != nullptr && mn::flags(call.operation) != 2;
     char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
     if (sums && partial == nullptr) return false;
     FusedJob job{call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, useful_threads(call.batch * square * call.n / 4, threads));
+    mn::parallel(FusedJob::run, &job, parts, useful_threads(call.batch * size * call.n / 4, threads));
     if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call.out[2]));
     if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call.out[2]));
     return true;
@@ -135,6 +133,7 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
     const auto at = [&](int64_t place) {
         return place < 0 ? nullptr : buffers[place >> 48] + (place & ((int64_t{1} << 48) - 1));
     };
+    const auto* const index = reinterpret_cast<const int64_t*>(at(line.index));
     if (line.operation == mn::kEigen) {
         auto* const status = reinterpret_cast<uint8_t*>(statuses.reserve(line.batch));
         if (status == nullptr) return false;
@@ -142,7 +141,7 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
         return run_eigen(kernels, type == 0 ? mn::kDouble : mn::kSingle, call, threads) == 0;
     }
     if (line.operation < mn::kOperations) {
-        mn::Fused call{line.operation, line.kind, line.n, line.batch, {}, {}, line.number[0]};
+        mn::Fused call{line.operation, line.kind, line.n, line.batch, {}, {}, line.number[0], index};
         for (int k = 0; k < mn::kInputs; ++k) call.in[k] = at(line.in[k]);
         for (int k = 0; k < mn::kOutputs; ++k) call.out[k] = at(line.out[k]);
         const int flags = mn::flags(line.operation);
@@ -154,7 +153,8 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
             if (failed[k]) return false;
         return true;
     }
-    mn::Step step{line.operation, line.kind, line.n, line.batch, line.width, {}, {}, {line.number[0], line.number[1]}};
+    mn::Step step{line.operation, line.kind, line.n, line.batch, line.width, {}, {}, {}, index, line.groups};
+    step.number[0] = line.number[0], step.number[1] = line.number[1];
     for (int k = 0; k < mn::kInputs; ++k) step.in[k] = at(line.in[k]);
     for (int k = 0; k < mn::kOutputs; ++k) step.out[k] = at(line.out[k]);
     return kernels->step[type](step);

@@ -19,7 +19,7 @@ struct Eigen {
 enum Operation : int {
     kCongruence, kRebuild, kAdjoint, kCholesky, kCholeskyAdjoint, kFromChart, kFromChartAdjoint, kSandwich,
     kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kBuresMove, kBuresStep, kBuresAdjoint,
-    kBuresMeanAdjoint, kOperations
+    kBuresMeanAdjoint, kProducts, kOperations
 };
 
 // The kind of kAdjoint: the function, and whether K and A are one matrix for all or one for each.
@@ -33,10 +33,8 @@ struct Fused {
     const void* in[kInputs];
     void* out[kOutputs];  // the third is a sum over the batch, of `sums` matrices
     double number;
+    const int64_t* index;  // where operands differ: which of several each matrix takes; null: the one of its number
 };
-
-// How many matrices an operation sums.
-constexpr int sums(int operation) { return operation == kBuresAdjoint ? 2 : 1; }
 
 // Whether the operation says which matrices failed, and in which output.
 constexpr int flags(int operation) {
@@ -46,11 +44,13 @@ constexpr int flags(int operation) {
 // The steps of a program that are no fused kernel; see steps.hpp and _program.py for the operands.
 enum StepOperation : int {
     kEigen = 32, kSumRows, kFloorLog, kMap, kShift, kDot, kSquares, kFactor, kSlope, kLerp, kRearrange, kDiagonalExp,
-    kInvertLower, kMultiply, kFinite, kRidges, kBuresWeights, kBuresGradient, kStepOperations
+    kInvertLower, kMultiply, kFinite, kRidges, kBuresWeights, kBuresGradient, kCounts,
+    kSelect, kGather, kIdentities, kStepOperations
 };
 enum FloorKind : int { kTolerant, kStrict };
-enum MapKind : int { kScale, kExp, kRoot, kInverseRoot, kFill };
-enum RearrangeKind : int { kSymmetric, kHalfLower, kOfHalfLower, kTransposed };
+enum MapKind : int { kScale, kExp, kRoot, kInverseRoot, kFill, kRatio };
+enum MultiplyKind : int { kTransposeA = 1, kOneA = 2, kOneB = 4 };
+enum RearrangeKind : int { kSymmetric, kHalfLower, kOfHalfLower, kTransposed, kAsItIs };
 
 struct Step {
     int operation, kind, n;
@@ -58,13 +58,18 @@ struct Step {
     const void* in[kInputs];
     void* out[kOutputs];
     double number[2];
+    const int64_t* index;  // the group of each row
+    int64_t groups;
+
+    // The entry that row `b` takes of an operand with one entry for each group.
+    int64_t entry(int64_t b) const { return index != nullptr ? index[b] : groups > 1 ? b : 0; }
 };
 
 // One line of a program: its operands are places (buffer << 48 | offset in bytes), -1 for none.
 struct Instruction {
     int operation, kind, n;
     int64_t batch, width;
-    int64_t in[kInputs], out[kOutputs];
+    int64_t in[kInputs], out[kOutputs], index, groups;
     double number[2];
 };
 

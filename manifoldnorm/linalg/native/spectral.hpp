@@ -60,16 +60,22 @@ template <class T> static void total(const typename Simd<T>::V* sum, int64_t siz
     }
 }
 
-// A matrix operand of a batch: one for all, loaded once, or with `each` one for every matrix.
+// A matrix operand of a batch: one for all, loaded once, or with `each` one for every matrix, which `index` may choose.
 template <class T> struct Operand {
     const T* data;
     bool each;
+    const int64_t* index = nullptr;
 
     void prepare(int64_t size, typename Simd<T>::V* out) const {
         if (data && !each) repeat<T>(data, size, out);
     }
     void load(int64_t first, int64_t batch, int64_t size, typename Simd<T>::V* out) const {
-        if (data && each) MN_ISA::load<T>(data, first, batch, size, out);
+        if (!data || !each) return;
+        if (index == nullptr) return MN_ISA::load<T>(data, first, batch, size, out);
+        const T* lanes[Simd<T>::W];
+        for (int lane = 0; lane < Simd<T>::W; ++lane)
+            lanes[lane] = data + index[first + lane < batch ? first + lane : batch - 1] * size;
+        gather<T, T>(lanes, size, out);
     }
 };
 
@@ -172,6 +178,26 @@ static void adjoint(const Adjoint<T>& call, int64_t begin, int64_t end, int64_t 
         store<T>(g, first, batch, size, call.out);
     }
     if (colour) total<T>(sum, size, T(2), colour);
+}
+
+// A B of symmetric A and of the symmetric part of B, each or their sum.
+template <class T>
+static void products(const T* a, const T* b, T* each, int64_t begin, int64_t end, int64_t batch, int n,
+                     typename Simd<T>::V* memory, T* out) {
+    const int64_t size = static_cast<int64_t>(n) * n;
+    auto *left = memory, *right = left + size, *result = right + size, *sum = result + size;
+    for (int64_t i = 0; i < size; ++i) sum[i] = typename Simd<T>::V{};
+    for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        load<T>(a, first, batch, size, left);
+        load<T>(b, first, batch, size, right);
+        symmetrise(right, n);
+        product(plain(left, n), plain(right, n), result, n);
+        if (each)
+            store<T>(result, first, batch, size, each);
+        else
+            add_lanes<T>(result, size, batch - first, sum);
+    }
+    if (!each) total<T>(sum, size, T(1), out);
 }
 
 // The weights d coth d, d half the difference of two numbers of a row of `logs`: the affine-invariant Hessian.

@@ -18,12 +18,16 @@ template <class T, class F> static T strands(int64_t count, F term) {
     return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
 }
 
-// out = number sum_b in_b
-template <class T> static void sum_rows(const mn::Step& s, const T* in, T* out) {
-    for (int64_t k = 0; k < s.width; ++k) out[k] = in[k];
-    for (int64_t b = 1; b < s.batch; ++b)
-        for (int64_t k = 0; k < s.width; ++k) out[k] += in[b * s.width + k];
-    for (int64_t k = 0; k < s.width; ++k) out[k] *= static_cast<T>(s.number[0]);
+// out_group = number sum_b in_b over the group's rows; times the group's share, if given
+template <class T> static void sum_rows(const mn::Step& s, const T* in, const T* share, T* out) {
+    for (int64_t k = 0; k < s.groups * s.width; ++k) out[k] = 0;
+    for (int64_t b = 0; b < s.batch; ++b) {
+        T* const to = out + (s.index == nullptr ? 0 : s.index[b]) * s.width;
+        for (int64_t k = 0; k < s.width; ++k) to[k] += in[b * s.width + k];
+    }
+    for (int64_t d = 0; d < s.groups; ++d)
+        for (int64_t k = 0; k < s.width; ++k)
+            out[d * s.width + k] *= static_cast<T>(s.number[0]) * (share == nullptr ? T(1) : share[d]);
 }
 
 // Ascending spectra raised to `number[0]` times their largest value, and their logarithms; false for a matrix that is
@@ -42,52 +46,65 @@ template <class T> static bool floor_log(const mn::Step& s, const T* w, T* floor
     return true;
 }
 
-// out = f(in), of `number[0]` times in for kScale and kExp; with a factor in the second operand also of that.
-template <class T> static void map(const mn::Step& s, const T* in, const T* factor, T* out) {
-    const int64_t count = s.batch * s.width;
-    const T by = static_cast<T>(s.number[0]) * (factor == nullptr ? T(1) : factor[0]);
-    switch (s.kind) {
-        case mn::kScale:
-            for (int64_t k = 0; k < count; ++k) out[k] = by * in[k];
-            return;
-        case mn::kExp:
-            for (int64_t k = 0; k < count; ++k) out[k] = std::exp(by * in[k]);
-            return;
-        case mn::kRoot:
-            for (int64_t k = 0; k < count; ++k) out[k] = std::sqrt(in[k]);
-            return;
-        case mn::kInverseRoot:
-            for (int64_t k = 0; k < count; ++k) out[k] = 1 / std::sqrt(in[k]);
-            return;
-        case mn::kFill:
-            for (int64_t k = 0; k < count; ++k) out[k] = by;
-            return;
+// out = f(in), of `number[0]` times in for kScale, kExp, kRatio (by the third operand) and kFill, and of the entry of
+// the row's group in the second operand.
+template <class T> static void map(const mn::Step& s, const T* in, const T* factor, const T* under, T* out) {
+    for (int64_t b = 0; b < s.batch; ++b) {
+        const T by = static_cast<T>(s.number[0]) * (factor == nullptr ? T(1) : factor[s.entry(b)]);
+        const int64_t begin = b * s.width, end = begin + s.width;
+        switch (s.kind) {
+            case mn::kScale:
+                for (int64_t k = begin; k < end; ++k) out[k] = by * in[k];
+                break;
+            case mn::kExp:
+                for (int64_t k = begin; k < end; ++k) out[k] = std::exp(by * in[k]);
+                break;
+            case mn::kRoot:
+                for (int64_t k = begin; k < end; ++k) out[k] = std::sqrt(in[k]);
+                break;
+            case mn::kInverseRoot:
+                for (int64_t k = begin; k < end; ++k) out[k] = 1 / std::sqrt(in[k]);
+                break;
+            case mn::kFill:
+                for (int64_t k = begin; k < end; ++k) out[k] = by;
+                break;
+            case mn::kRatio:
+                for (int64_t k = begin; k < end; ++k) out[k] = by * in[k] / under[k];
+                break;
+        }
     }
 }
 
-// out_b = factor (in_b - centre) + shift, any of the three absent; with `slope` also + slope rest_b.
+// out_b = factor (in_b - centre) + number added, any of the three absent; the first two of the row's group, the last
+// one row for all or with `kind` 1 one for each.
 template <class T>
-static void shift(const mn::Step& s, const T* in, const T* centre, const T* factor, const T* added, T* out) {
-    const T by = factor == nullptr ? T(1) : factor[0], weight = static_cast<T>(s.number[0]);
+static void shift(const mn::Step& s, const T* in, const T* centres, const T* factors, const T* added, T* out) {
+    const T weight = static_cast<T>(s.number[0]);
     for (int64_t b = 0; b < s.batch; ++b) {
         const T* const row = in + b * s.width;
+        const T by = factors == nullptr ? T(1) : factors[s.entry(b)];
+        const T* const centre = centres == nullptr ? nullptr : centres + s.entry(b) * s.width;
+        const T* const more = added == nullptr || s.kind == 0 ? added : added + b * s.width;
         T* const to = out + b * s.width;
-        if (centre != nullptr && added != nullptr)
-            for (int64_t k = 0; k < s.width; ++k) to[k] = by * (row[k] - centre[k]) + weight * added[k];
+        if (centre != nullptr && more != nullptr)
+            for (int64_t k = 0; k < s.width; ++k) to[k] = by * (row[k] - centre[k]) + weight * more[k];
         else if (centre != nullptr)
             for (int64_t k = 0; k < s.width; ++k) to[k] = by * (row[k] - centre[k]);
-        else if (added != nullptr)
-            for (int64_t k = 0; k < s.width; ++k) to[k] = by * row[k] + weight * added[k];
+        else if (more != nullptr)
+            for (int64_t k = 0; k < s.width; ++k) to[k] = by * row[k] + weight * more[k];
         else
             for (int64_t k = 0; k < s.width; ++k) to[k] = by * row[k];
     }
 }
 
-// number sum a (b - centre) c over all rows; c or the centre may be absent
-template <class T> static T dot(const mn::Step& s, const T* a, const T* b, const T* centre, const T* c) {
-    T sum = 0;
+// out_group = number sum a (b - centre) c over the group's rows; c or the centre may be absent
+template <class T>
+static void dot(const mn::Step& s, const T* a, const T* b, const T* centres, const T* c, T* out) {
+    for (int64_t d = 0; d < s.groups; ++d) out[d] = 0;
     for (int64_t r = 0; r < s.batch; ++r) {
         const T *x = a + r * s.width, *y = b + r * s.width, *z = c == nullptr ? nullptr : c + r * s.width;
+        const T* const centre = centres == nullptr ? nullptr : centres + s.entry(r) * s.width;
+        T& sum = out[s.entry(r)];
         if (centre != nullptr)
             sum += strands<T>(s.width, [&](int64_t k) { return x[k] * (y[k] - centre[k]); });
         else if (z != nullptr)
@@ -95,20 +112,32 @@ template <class T> static T dot(const mn::Step& s, const T* a, const T* b, const
         else
             sum += strands<T>(s.width, [&](int64_t k) { return x[k] * y[k]; });
     }
-    return static_cast<T>(s.number[0]) * sum;
+    for (int64_t d = 0; d < s.groups; ++d) out[d] *= static_cast<T>(s.number[0]);
 }
 
-// number sum (in_b - centre)^2 over all rows
-template <class T> static T squares(const mn::Step& s, const T* in, const T* centre) {
-    T sum = 0;
+// out_group = number sum (in_b - centre)^2 over the group's rows; times the group's share, if given
+template <class T> static void squares(const mn::Step& s, const T* in, const T* centres, const T* share, T* out) {
+    for (int64_t d = 0; d < s.groups; ++d) out[d] = 0;
     for (int64_t r = 0; r < s.batch; ++r) {
         const T* const x = in + r * s.width;
-        sum += strands<T>(s.width, [&](int64_t k) {
+        const T* const centre = centres == nullptr ? nullptr : centres + s.entry(r) * s.width;
+        out[s.entry(r)] += strands<T>(s.width, [&](int64_t k) {
             const T y = centre == nullptr ? x[k] : x[k] - centre[k];
             return y * y;
         });
     }
-    return static_cast<T>(s.number[0]) * sum;
+    for (int64_t d = 0; d < s.groups; ++d)
+        out[d] *= static_cast<T>(s.number[0]) * (share == nullptr ? T(1) : share[d]);
+}
+
+// The share of each row in the statistics of its group, and whether the group has at least `number[0]` rows.
+template <class T> static void counts(const mn::Step& s, T* share, T* enough) {
+    for (int64_t d = 0; d < s.groups; ++d) share[d] = 0;
+    for (int64_t b = 0; b < s.batch; ++b) share[s.index[b]] += 1;
+    for (int64_t d = 0; d < s.groups; ++d) {
+        enough[d] = share[d] >= static_cast<T>(s.number[0]) ? T(1) : T(0);
+        share[d] = share[d] > 0 ? 1 / share[d] : T(0);
+    }
 }
 
 // Maps of n x n matrices onto their symmetric parts, lower halves (the diagonal halved) and transposes.
@@ -123,6 +152,7 @@ template <class T> static void rearrange(const mn::Step& s, int n, const T* in, 
                     case mn::kHalfLower: value = i < j ? 0 : (here + there) / (i == j ? 4 : 2); break;
                     case mn::kOfHalfLower: value = (i < j ? there : here) / 2; break;
                     case mn::kTransposed: value = there; break;
+                    case mn::kAsItIs: value = here; break;
                 }
                 out[i * n + j] = static_cast<T>(s.number[0]) * value;
             }
@@ -141,14 +171,19 @@ template <class T> static void invert_lower(const mn::Step& s, int n, const T* i
         }
 }
 
-// out = A B of single n x n matrices, or A^T B
-template <class T> static void multiply(int n, bool transposed, const T* a, const T* b, T* out) {
-    for (int i = 0; i < n; ++i) {
-        T* const row = out + i * n;
-        for (int j = 0; j < n; ++j) row[j] = 0;
-        for (int k = 0; k < n; ++k) {
-            const T factor = transposed ? a[k * n + i] : a[i * n + k];
-            for (int j = 0; j < n; ++j) row[j] += factor * b[k * n + j];
+// out_b = A_b B_b of n x n matrices, or A^T B; A or B may be one for all
+template <class T> static void multiply(const mn::Step& s, int n, const T* a, const T* b, T* out) {
+    const int64_t size = static_cast<int64_t>(n) * n;
+    for (int64_t m = 0; m < s.batch; ++m, out += size) {
+        const T* const left = s.kind & mn::kOneA ? a : a + m * size;
+        const T* const right = s.kind & mn::kOneB ? b : b + m * size;
+        for (int i = 0; i < n; ++i) {
+            T* const row = out + i * n;
+            for (int j = 0; j < n; ++j) row[j] = 0;
+            for (int k = 0; k < n; ++k) {
+                const T factor = s.kind & mn::kTransposeA ? left[k * n + i] : left[i * n + k];
+                for (int j = 0; j < n; ++j) row[j] += factor * right[k * n + j];
+            }
         }
     }
 }
@@ -157,24 +192,28 @@ template <class T> static bool finite(const mn::Step& s, const T* in) {
     return std::isfinite(strands<T>(s.batch * s.width, [&](int64_t k) { return 0 * in[k]; }));
 }
 
-// The weights sqrt(2 (g_i + g_j) / (g_i g_j)) and g^1/2 V^T of a decomposed mean, V^T its rows; for the bias point's
-// spectrum t the kernel 1 / sqrt(2 (t_i + t_j)).
+// For each decomposed mean the weights sqrt(2 (g_i + g_j) / (g_i g_j)) and g^1/2 V^T with rows V^T; for the bias
+// point's spectrum t the kernel 1 / sqrt(2 (t_i + t_j)).
 template <class T>
-static void bures_weights(int n, const T* g, const T* rows, const T* target, T* weight, T* factor, T* kernel) {
+static void bures_weights(const mn::Step& s, int n, const T* g, const T* rows, const T* target, T* weight, T* factor,
+                          T* kernel) {
+    for (int64_t b = 0; b < s.batch; ++b, g += n)
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < n; ++j) {
+                const int64_t at = b * s.width + i * n + j;
+                weight[at] = std::sqrt(2 * (g[i] + g[j])) / (std::sqrt(g[i]) * std::sqrt(g[j]));
+                factor[at] = std::sqrt(g[i]) * rows[at];
+            }
     for (int i = 0; i < n; ++i)
-        for (int j = 0; j < n; ++j) {
-            weight[i * n + j] = std::sqrt(2 * (g[i] + g[j])) / (std::sqrt(g[i]) * std::sqrt(g[j]));
-            factor[i * n + j] = std::sqrt(g[i]) * rows[i * n + j];
-            kernel[i * n + j] = 1 / std::sqrt(2 * (target[i] + target[j]));
-        }
+        for (int j = 0; j < n; ++j) kernel[i * n + j] = 1 / std::sqrt(2 * (target[i] + target[j]));
 }
 
-// sum += the outer products of `count` pairs of rows, `stride` apart
+// sum += the outer products of `count` pairs of rows, `stride` apart, times numbers
 template <int count, class T>
-static void add_outer(int n, int64_t stride, const T* left, const T* right, T* __restrict sum) {
+static void add_outer(int n, int64_t stride, const T* left, const T* right, const T* by, T* __restrict sum) {
     for (int i = 0; i < n; ++i) {
         T factor[count];
-        for (int c = 0; c < count; ++c) factor[c] = left[c * stride + i];
+        for (int c = 0; c < count; ++c) factor[c] = by[c] * left[c * stride + i];
         for (int l = 0; l < n; ++l) {
             T all = sum[i * n + l];
             for (int c = 0; c < count; ++c) all += factor[c] * right[c * stride + l];
@@ -191,12 +230,16 @@ static void bures_gradient(const mn::Step& s, int n, const T* target, const T* g
     for (int j = 0; j < n; ++j) {
         for (int i = 0; i < n * n; ++i) sum[i] = 0;
         int64_t b = 0;
-        for (; b + 4 <= s.batch; b += 4) add_outer<4>(n, s.width, g + b * s.width + j * n, v + b * s.width + j * n, sum);
-        for (; b < s.batch; ++b) add_outer<1>(n, s.width, g + b * s.width + j * n, v + b * s.width + j * n, sum);
+        for (; b + 4 <= s.batch; b += 4) {
+            const T by[4] = {scale[s.entry(b)], scale[s.entry(b + 1)], scale[s.entry(b + 2)], scale[s.entry(b + 3)]};
+            add_outer<4>(n, s.width, g + b * s.width + j * n, v + b * s.width + j * n, by, sum);
+        }
+        for (; b < s.batch; ++b)
+            add_outer<1>(n, s.width, g + b * s.width + j * n, v + b * s.width + j * n, scale + s.entry(b), sum);
         for (int i = 0; i < n; ++i)
             for (int l = 0; l < n; ++l) {
                 const T x = std::sqrt(target[i] + target[j]), y = std::sqrt(target[l] + target[j]);
-                const T m = scale[0] * sum[i * n + l] * static_cast<T>(-0.70710678118654752440) / (x * y * (x + y));
+                const T m = sum[i * n + l] * static_cast<T>(-0.70710678118654752440) / (x * y * (x + y));
                 out[i * n + l] += m;
                 out[l * n + i] += m;
             }
@@ -208,20 +251,43 @@ template <class T> static bool step(const mn::Step& s) {
     const auto in = [&](int k) { return static_cast<const T*>(s.in[k]); };
     const auto out = [&](int k) { return static_cast<T*>(s.out[k]); };
     switch (s.operation) {
-        case mn::kSumRows: sum_rows<T>(s, in(0), out(0)); break;
+        case mn::kSumRows: sum_rows<T>(s, in(0), in(1), out(0)); break;
         case mn::kFloorLog: return floor_log<T>(s, in(0), out(0), out(1));
-        case mn::kMap: map<T>(s, in(0), in(1), out(0)); break;
+        case mn::kMap: map<T>(s, in(0), in(1), in(2), out(0)); break;
         case mn::kShift: shift<T>(s, in(0), in(1), in(2), in(3), out(0)); break;
-        case mn::kDot: out(0)[0] = dot<T>(s, in(0), in(1), in(2), in(3)); break;
-        case mn::kSquares: out(0)[0] = squares<T>(s, in(0), in(1)); break;
+        case mn::kDot: dot<T>(s, in(0), in(1), in(2), in(3), out(0)); break;
+        case mn::kSquares: squares<T>(s, in(0), in(1), in(2), out(0)); break;
         case mn::kFactor:  // e^in1 / sqrt(in0 + number)
-            out(0)[0] = (in(1) == nullptr ? 1 : std::exp(in(1)[0])) / std::sqrt(in(0)[0] + static_cast<T>(s.number[0]));
-            return std::isfinite(out(0)[0]);
+            for (int64_t k = 0; k < s.batch * s.width; ++k) {
+                const T scale = in(1) == nullptr ? T(1) : std::exp(in(1)[0]);
+                out(0)[k] = scale / std::sqrt(in(0)[k] + static_cast<T>(s.number[0]));
+                if (!std::isfinite(out(0)[k])) return false;
+            }
+            break;
         case mn::kSlope:  // number[0] in0 / (in1 + number[1])
-            out(0)[0] = static_cast<T>(s.number[0]) * in(0)[0] / (in(1)[0] + static_cast<T>(s.number[1]));
+            for (int64_t k = 0; k < s.batch * s.width; ++k)
+                out(0)[k] = static_cast<T>(s.number[0]) * in(0)[k] / (in(1)[k] + static_cast<T>(s.number[1]));
             break;
         case mn::kLerp:
-            for (int64_t k = 0; k < s.batch * s.width; ++k) out(0)[k] = in(0)[k] + in(2)[0] * (in(1)[k] - in(0)[k]);
+            for (int64_t b = 0; b < s.batch; ++b)
+                for (int64_t k = b * s.width; k < (b + 1) * s.width; ++k)
+                    out(0)[k] = in(0)[k] + in(2)[s.entry(b)] * (in(1)[k] - in(0)[k]);
+            break;
+        case mn::kCounts: counts<T>(s, out(0), out(1)); break;
+        case mn::kIdentities:
+            for (int64_t k = 0; k < s.batch * s.width; ++k) out(0)[k] = k % s.width % (s.n + 1) == 0;
+            break;
+        case mn::kSelect:  // in0 where in2 is not 0, else in1
+            for (int64_t b = 0; b < s.batch; ++b)
+                for (int64_t k = b * s.width; k < (b + 1) * s.width; ++k)
+                    out(0)[k] = in(2)[b] != 0 ? in(0)[k] : in(1)[k];
+            break;
+        case mn::kGather:  // number times the entries of the rows' groups, times those of in1
+            for (int64_t b = 0; b < s.batch; ++b) {
+                const T by = in(1) == nullptr ? T(1) : in(1)[s.entry(b)];
+                for (int64_t k = 0; k < s.width; ++k)
+                    out(0)[b * s.width + k] = static_cast<T>(s.number[0]) * by * in(0)[s.entry(b) * s.width + k];
+            }
             break;
         case mn::kRearrange: rearrange<T>(s, s.n, in(0), out(0)); break;
         case mn::kDiagonalExp:
@@ -229,7 +295,7 @@ template <class T> static bool step(const mn::Step& s) {
                 for (int i = 0; i < s.n; ++i) out(0)[b * s.n + i] = std::exp(in(0)[b * s.width + i * (s.n + 1)]);
             break;
         case mn::kInvertLower: invert_lower<T>(s, s.n, in(0), out(0)); break;
-        case mn::kMultiply: multiply<T>(s.n, s.kind != 0, in(0), in(1), out(0)); break;
+        case mn::kMultiply: multiply<T>(s, s.n, in(0), in(1), out(0)); break;
         case mn::kRidges:  // pairs of number[0] times the trace, and number[1]
             for (int64_t b = 0; b < s.batch; ++b) {
                 T trace = 0;
@@ -239,7 +305,7 @@ template <class T> static bool step(const mn::Step& s) {
             }
             break;
         case mn::kBuresWeights:
-            bures_weights<T>(s.n, in(0), in(1), in(2), out(0), out(1), out(2));
+            bures_weights<T>(s, s.n, in(0), in(1), in(2), out(0), out(1), out(2));
             break;
         case mn::kBuresGradient:
             bures_gradient<T>(s, s.n, in(0), in(1), in(2), in(3), out(1), out(0));
