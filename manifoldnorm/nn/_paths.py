@@ -130,6 +130,5 @@ def fused(
     except LeavesDomain:
         return None
     took(layer, "fused")
-    if layer.training and layer.track_running_stats:
-        layer.statistics.track(layer, Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
+    layer._follow(Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
     return out
