@@ -77,9 +77,10 @@ def grouped(groups: Sequence[Any] | Tensor | None, count: int) -> dict[str, Arra
 
 def scatter(axes: Any, places: Array, groups: Mapping[str, Array], **style: Any) -> None:
     """Draw points (N, 2), each group in its own colour and with its own marker."""
+    size = min(5.0, max(2.0, 44 / math.sqrt(len(places))))
     for k, (name, members) in enumerate(groups.items()):
         look = {"marker": MARKERS[k % len(MARKERS)], "color": colour(k), "label": name or None, "alpha": 0.7}
-        look = {"markersize": 4, "markeredgewidth": 0, **look, **style}
+        look = {"markersize": size, "markeredgewidth": 0, **look, **style}
         axes.plot(*places[members].T, linestyle="none", **look)
 
 

@@ -81,7 +81,7 @@ def poincare_disc(
     places = _place(manifold, points)
     if geodesics is not None:
         arcs = _place(manifold, _points.geodesics_between(manifold, points, geodesics))
-        style = {"color": colour(0) if groups is None else "0.4", "alpha": max(0.15, min(0.8, 30 / max(len(arcs), 1)))}
+        style = {"color": colour(0) if groups is None else "0.4", "alpha": max(0.2, min(0.8, 100 / max(len(arcs), 1)))}
         axes.plot(*arcs.transpose(2, 1, 0), linewidth=0.8, zorder=1, **style)
     _points.scatter(axes, places, _points.grouped(groups, len(points)))
     _points.mark(axes, marks, manifold, lambda point: _place(manifold, point))
