@@ -1,4 +1,4 @@
-"""Draws the site's pictures when it is built; those of SPD metrics: the geodesic between two covariances, as ellipses."""
+"""Draws the site's pictures when it is built; those of SPD metrics are geodesics of two covariances, as ellipses."""
 
 import math
 from pathlib import Path
