@@ -271,3 +271,14 @@ def test_watching_twice_and_watching_nothing_are_refused() -> None:
         mn.nn.watch_statistics(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="keeps running statistics"):
         mn.nn.watch_statistics(mn.nn.LieBatchNorm(LEM, track_running_stats=False))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recording_looks_at_no_value(name: str) -> None:
+    factory = CASES[name][0]
+    layer = factory.norm(factory.manifold, device="meta")  # tensors without values: looking at one raises
+    with mn.nn.watch_statistics(layer):
+        layer(torch.empty(5, *layer.manifold.point_shape, device="meta"))
+        (row,) = layer.record.rows
+    assert [value.shape for value in row] == [torch.Size()] * 3
+    assert all(value.is_meta for value in row)

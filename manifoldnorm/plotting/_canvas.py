@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito 2008, "Color universal design", without the yellow, which is too pale for white paper
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vP<"
 DASHES = ("-", "--", ":", "-.")
 RIM = "0.55"  # the boundary of a space
 
