@@ -388,7 +388,9 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: plotting.poincare_disc(torch.zeros(4, 3)), ValueError, r"expected .*\(4, 3\)"),
     (lambda: plotting.poincare_disc(torch.zeros(2)), ValueError, r"one point as x\[None\]"),
     (lambda: plotting.poincare_disc(torch.zeros(0, 2)), ValueError, "there are no points"),
-    (lambda: plotting.poincare_disc(POINTS / 0), ValueError, "point 0 has a NaN"),
+    (lambda: plotting.poincare_disc(POINTS / 0), ValueError, "sample 0 has a NaN"),
+    (lambda: plotting.poincare_disc(POINTS + 1), ValueError, "sample 0 is not on the manifold"),
+    (lambda: plotting.sphere(2 * torch.eye(3)), ValueError, "sample 0 is not on the manifold"),
     (lambda: plotting.poincare_disc([[0.0, 0.0]]), TypeError, "points must be a tensor"),  # type: ignore[arg-type]
     (lambda: plotting.poincare_disc(POINTS, geodesics=[(0, 3)]), ValueError, "between 0 and 2"),
     (lambda: plotting.poincare_disc(POINTS, geodesics=[(-1, 0)]), ValueError, "between 0 and 2"),

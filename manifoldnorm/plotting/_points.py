@@ -35,14 +35,11 @@ def checked(manifold: Manifold, points: Any, what: str) -> Tensor:
             f"{what}: expected points (N, {', '.join(map(str, manifold.point_shape))}), got {tuple(points.shape)}. "
             f"Draw one channel at a time, and one point as x[None]."
         )
-    manifold.check_shape(points, what)
     if not len(points):
         raise ValueError(f"{what}: there are no points.")
-    points = points.detach().to("cpu", torch.float64)
-    bad = ~points.flatten(1).isfinite().all(1)
-    if bool(bad.any()):
-        raise ValueError(f"{what}: point {int(bad.int().argmax())} has a NaN or infinite entry. Leave it out.")
-    return points
+    points = points.detach().cpu()
+    manifold.check_point(points, what)
+    return points.double()
 
 
 def geodesics_between(manifold: Manifold, points: Tensor, pairs: Any) -> Tensor:

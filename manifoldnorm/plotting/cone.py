@@ -83,7 +83,7 @@ def spd_cone(
     'log-Euclidean'
     """
     metrics = _metrics(manifold)
-    points = matrices_of(points, "spd_cone")
+    points = _points.checked(AffineInvariant(2), points, "spd_cone")
     pairs = torch.zeros(0, 2, dtype=torch.long) if geodesics is None else geodesics
     paths = {name: _place(_points.geodesics_between(metric, points, pairs)) for name, metric in metrics.items()}
     places = _place(points)
@@ -125,14 +125,6 @@ def is_cone(manifold: Manifold) -> bool:
     else:
         positive = isinstance(manifold, ConeManifold)
     return positive and manifold.point_shape == (2, 2) and not manifold.is_complex
-
-
-def matrices_of(points: Any, what: str) -> Tensor:
-    """Return real positive-definite matrices (N, 2, 2) in double precision, or raise."""
-    checked = _points.checked(AffineInvariant(2), points, what)
-    single = isinstance(points, Tensor) and points.dtype == torch.float32
-    PositiveDefiniteCone.check_point(checked.float() if single else checked, what)
-    return checked
 
 
 def _place(points: Tensor) -> _points.Array:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import linalg
+from manifoldnorm.manifolds import AffineInvariant
 from manifoldnorm.plotting import _points
 from manifoldnorm.plotting._canvas import canvas, colour
-from manifoldnorm.plotting.cone import matrices_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def spd_ellipses(
     >>> figure.axes[0].patches[-1].width
     4.0
     """
-    points = matrices_of(matrices, "spd_ellipses")
+    points = _points.checked(AffineInvariant(2), matrices, "spd_ellipses")
     reach = points.diagonal(dim1=-2, dim2=-1).sqrt().numpy()  # half of the box around each ellipse
     where = _row(reach[:, 0]) if centres is None else np.asarray(torch.as_tensor(centres).detach().cpu(), dtype=float)
     if where.shape != reach.shape:

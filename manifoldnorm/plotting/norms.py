@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -67,13 +67,12 @@ def before_and_after(norm: nn.Module, x: Tensor, *inputs: Any, ax: Any = None, *
     >>> [axes.get_title() for axes in figure.axes]
     ['before', 'after GyroBatchNorm']
     """
-    manifold = getattr(norm, "manifold", None)
+    norm = copy.deepcopy(norm).cpu()
+    manifold: Any = getattr(norm, "manifold", None)
     if not isinstance(manifold, Manifold):
         raise TypeError(f"before_and_after: norm must be a norm layer of this package, got {type(norm).__name__}.")
     picture = _picture(manifold)
     x = _points.checked(manifold, x, "before_and_after").to(x.dtype)
-    norm = copy.deepcopy(norm).cpu()
-    manifold = cast(Manifold, norm.manifold)
     y = norm(x, *(value.cpu() if isinstance(value, Tensor) else value for value in inputs))
     if picture is spd_cone:  # one scale for both
         options.setdefault("height", 0.55 * float(torch.cat([x, y]).diagonal(dim1=-2, dim2=-1).sum(-1).max()))
