@@ -109,7 +109,7 @@ def accuracy_per_norm(
         axes.errorbar(np.mean(runs), row, xerr=spread, fmt="|", color=colour(row), markersize=14, capsize=4)
         axes.plot(runs, [row] * len(runs), "o", color=colour(row), alpha=0.5, markersize=4)
     axes.set_yticks(range(len(accuracies)), list(accuracies))
-    axes.invert_yaxis()
+    axes.set_ylim(len(accuracies) - 0.5, -0.5)
     axes.set(xlabel=xlabel, title=title)
     axes.grid(axis="x", alpha=0.3)
     return axes.figure
