@@ -1,4 +1,4 @@
-"""Draws the geometries' pictures when the site is built: the geodesic between two covariances, as ellipses."""
+"""Draws the site's pictures when it is built; those of SPD metrics are geodesics of two covariances, as ellipses."""
 
 import math
 from pathlib import Path
@@ -6,9 +6,8 @@ from pathlib import Path
 import figures_curvature
 import figures_families
 import figures_orthogonal
+import figures_pages
 import torch
-from matplotlib.collections import EllipseCollection
-from matplotlib.figure import Figure
 
 import manifoldnorm as mn
 
@@ -49,27 +48,8 @@ def geometries():
 def draw(manifold, path):
     """One row of ellipses (one standard deviation) from the first covariance to the second."""
     p, q = ends()
-    times = torch.linspace(0.0, 1.0, STEPS, dtype=torch.float64)
-    values, vectors = torch.linalg.eigh(manifold.geodesic(p, q, times))
-    axes = 2 * values.clamp_min(0).sqrt()
-    angles = torch.rad2deg(torch.atan2(vectors[:, 1, 1], vectors[:, 0, 1]))
-    figure = Figure(figsize=(8, 1.6), layout="constrained")
-    plot = figure.subplots()
-    centres = [(3.0 * i, 0.0) for i in range(STEPS)]
-    ellipses = EllipseCollection(
-        axes[:, 1].numpy(),
-        axes[:, 0].numpy(),
-        angles.numpy(),
-        units="xy",
-        offsets=centres,
-        offset_transform=plot.transData,
-        facecolors=[(0.16, 0.38, 0.62, 0.25 + 0.5 * t) for t in times.tolist()],
-        edgecolors="black",
-    )
-    plot.add_collection(ellipses)
-    plot.set(xlim=(-1.8, 3.0 * STEPS - 1.2), ylim=(-1.7, 1.7), aspect="equal")
-    plot.axis("off")
-    figure.savefig(path, dpi=120)
+    covariances = manifold.geodesic(p, q, torch.linspace(0.0, 1.0, STEPS, dtype=torch.float64))
+    mn.plotting.spd_ellipses(covariances).savefig(path, dpi=120)
 
 
 def draw_all(app=None):
@@ -80,6 +60,7 @@ def draw_all(app=None):
     figures_curvature.draw_all(FOLDER)
     figures_families.draw_all(FOLDER)
     figures_orthogonal.draw_all(FOLDER)
+    figures_pages.draw_all(FOLDER)
 
 
 if __name__ == "__main__":

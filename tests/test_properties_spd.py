@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -307,3 +308,13 @@ def test_evaluation_with_the_batch_statistics_is_training(
     layer.bias_point, layer.scale = bias_point(), 0.8
     trained = layer(x)
     assert gap(layer.eval()(x), trained) < 1e-11
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 1), (4, 3)])
+def test_geodesic_at_several_times(shape: tuple[int, ...]) -> None:
+    manifold, generator = mn.AffineInvariant(3), torch.Generator().manual_seed(0)
+    p, q = (manifold.random_point(*shape[1:], generator=generator, dtype=torch.float64) for _ in range(2))
+    times = torch.linspace(0, 1, 20, dtype=torch.float64)[: math.prod(shape)].reshape(shape)
+    along = manifold.geodesic(p, q, times)
+    with torch.no_grad():
+        assert (manifold.geodesic(p, q, times) - along).abs().max() < 1e-12

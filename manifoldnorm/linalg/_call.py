@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 
-def _plain_eager() -> bool:
+def plain_eager() -> bool:
     return not (
         torch.compiler.is_compiling()
         or forward_ad._current_level >= 0
@@ -23,7 +23,7 @@ def call(function: type[Function], *args: Any) -> Any:
 
     Where no gradient is asked for it is the forward alone.
     """
-    if not _plain_eager():
+    if not plain_eager():
         return function.apply(*args)
     if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
         return super(Function, function).apply(*args)  # type: ignore[misc]
@@ -32,7 +32,7 @@ def call(function: type[Function], *args: Any) -> Any:
 
 def plain(a: Tensor, device: str = "cpu") -> bool:
     """Return whether ``a`` is an ordinary tensor and nothing traces, so that an operator's kernel may be called."""
-    return _plain_eager() and ordinary(a, device)
+    return plain_eager() and ordinary(a, device)
 
 
 def ordinary(a: Tensor, device: str = "cpu") -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg._fused import EACH_A, EACH_K, Operation
+from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.linalg._tally import counting
 from manifoldnorm.linalg.native import Instruction, Lines, chosen_for, fusing_for
 
@@ -161,7 +162,7 @@ class Program:
 
     def adjoint(
         self,
-        function: int,
+        function: SpectralFunction,
         spectrum: tuple[Place, Place, Place | None, Place],
         g: Place,
         out: Place,
@@ -173,7 +174,8 @@ class Program:
         index: Place | None = None,
     ) -> None:
         """`_fused.adjoint` for the eigenvalues, the function's auxiliary values, its parameter and the rows."""
-        kind = function + EACH_K * _several(k) + EACH_A * _several(a)
+        assert function.native is not None
+        kind = function.native + EACH_K * _several(k) + EACH_A * _several(a)
         self.add(Operation.ADJOINT, [*spectrum, g, k, a], [out, inner, colour], kind=kind, index=index)
 
     def map(

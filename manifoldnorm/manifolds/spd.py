@@ -212,7 +212,8 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
     def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
         """Return ``L (L^-1 q L^-H)^t L^H``."""
         factor, inverse = linalg.inverse_cholesky(p)
-        if not torch.is_grad_enabled():
+        grows = isinstance(t, Tensor) and t.ndim > max(p.ndim, q.ndim) - 2
+        if not (grows or torch.is_grad_enabled()):
             return linalg.whiten(inverse, q, "AffineInvariant")[1](t, factor)
         return linalg.congruence(factor, linalg.powm(linalg.congruence(inverse, q), t))
 

@@ -38,6 +38,7 @@ from manifoldnorm.nn.sequential import Sequential
 from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
 from manifoldnorm.nn.statistics import Batch, Statistics
 from manifoldnorm.nn.synchronised import convert_sync_batchnorm
+from manifoldnorm.nn.watching import StatisticsHistory, StatisticsWatch, watch_statistics
 
 
 def __getattr__(name: str) -> Any:
@@ -91,10 +92,13 @@ __all__ = [
     "SameCurvature",
     "Sequential",
     "Statistics",
+    "StatisticsHistory",
+    "StatisticsWatch",
     "convert_sync_batchnorm",
     "explain",
     "from_channels_first",
     "published",
     "refit",
     "set_epoch",
+    "watch_statistics",
 ]

@@ -143,6 +143,12 @@ class Forward(NamedTuple):
     variance: Place
     factor: Place
     tracked: tuple[Place, ...]
+    mean: Place
+
+    @property
+    def found(self) -> tuple[Place, Place]:
+        """The mean and the variance that were used."""
+        return self.mean, self.variance
 
 
 class _Writer:
@@ -224,7 +230,21 @@ class _Writer:
         p.rebuild(power, second.rows, self.out, colour)
         tracked = () if running is None else self.track(running, between, variance)
         return Forward(
-            p, groups, lower0, inverse0, first, small, frame, whiten, colour, second, power, variance, factor, tracked
+            program=p,
+            groups=groups,
+            lower0=lower0,
+            inverse0=inverse0,
+            first=first,
+            small=small,
+            frame=frame,
+            whiten=whiten,
+            colour=colour,
+            second=second,
+            power=power,
+            variance=variance,
+            factor=factor,
+            tracked=tracked,
+            mean=mean,
         )
 
     def points(self, first: Eigen, given: Place | None) -> tuple[Eigen, Place]:
@@ -344,7 +364,7 @@ def _backward(s: Shape) -> Backward:
     p.map(_program.FILL, None, exponent, factor=factor, **groups.options)
     spectrum = (second.values, power, exponent, second.rows)
     wanted = grad_colour if s.bias else None
-    p.adjoint(fn.POWER.native, spectrum, g, out, inner=inner, k=colour, a=whiten, colour=wanted, index=groups.index)
+    p.adjoint(fn.POWER, spectrum, g, out, inner=inner, k=colour, a=whiten, colour=wanted, index=groups.index)
     p.add(_program.DOT, [inner, power, None, second.log], [each], like=inner, numbers=(1.0,), **groups.options)
     p.map(_program.SCALE, each, each, factor=factor, groups=groups.count)  # in the logarithm of each factor
     p.add(_program.SUM_ROWS, [each], [log_scale], like=each, numbers=(1.0,))
@@ -358,7 +378,7 @@ def _backward(s: Shape) -> Backward:
             p.add(_program.MULTIPLY, [lower, grad_colour], [half], kind=_program.TRANSPOSE_A)
             _through_factor(p, inverse, half, grad_colour)
         values, grown, rows = (place.item(groups.count) for place in small)
-        p.adjoint(fn.EXP.native, (values, grown, None, rows), grad_colour, bias)
+        p.adjoint(fn.EXP, (values, grown, None, rows), grad_colour, bias)
         p.map(_program.SCALE, bias, bias, by=1.0 if s.plan.group else 0.5)
     if s.plan.through:
         p.add(_program.SLOPE, [each, here(f.variance)], [each], numbers=(-s.plan.metric_scale, s.plan.eps))
@@ -408,12 +428,12 @@ def _through_statistics(
     p.rearrange(_program.TRANSPOSED, lower0, turned)
     p.congruence(turned, grad_mean, grad_mean)
     steps = p.scratch(*means)
-    p.adjoint(fn.EXP.native, (small.values, small.log, None, small.rows), grad_mean, steps)
+    p.adjoint(fn.EXP, (small.values, small.log, None, small.rows), grad_mean, steps)
     _solve(p, groups, first, steps, s.plan.mean.backward_steps)
     groups.shares(p, steps)
     p.add(_program.GATHER, [steps], [terms], numbers=(1.0,), **groups.options)
     spectrum, more = (first.values, first.log, None, first.rows), p.scratch(*s.many)
-    p.adjoint(fn.LOG.native, spectrum, terms, more, a=here(f.inverse0), index=groups.index)
+    p.adjoint(fn.LOG, spectrum, terms, more, a=here(f.inverse0), index=groups.index)
     p.add(_program.SHIFT, [more, None, None, out], [out], kind=1, numbers=(1.0,))
 
 
@@ -433,7 +453,7 @@ def _grad_mean(
     p.map(_program.ROOT, values, roots)
     p.rebuild(roots, rows, root)
     p.add(_program.MULTIPLY, [root, products], [half])
-    p.adjoint(fn.INV_SQRT.native, (values, roots, None, rows), half, out)
+    p.adjoint(fn.INV_SQRT, (values, roots, None, rows), half, out)
     p.map(_program.SCALE, out, out, by=2.0)
 
 

@@ -111,6 +111,12 @@ class Forward(NamedTuple):
     variance: Place
     scale: Place
     tracked: tuple[Place, ...]
+    mean: Place
+
+    @property
+    def found(self) -> tuple[Place, Place]:
+        """The mean and the variance that were used."""
+        return self.mean, self.variance
 
 
 class _Writer:
@@ -177,7 +183,7 @@ class _Writer:
         p, s, one, groups, count = self.p, self.s, self.one, self.groups, self.groups.count
         log_scale, given = p.argument(1) if s.scaled else None, p.argument(*one)
         # the means, the bias point, the means as the running ones see them
-        points = p.scratch(2 * count + 1, *one)
+        points = p.kept(2 * count + 1, *one)
         means, bias, seen = points.items(0, count), points.item(count), points.items(count + 1, 2 * count + 1)
         statistics = p.argument(*self.means) if s.plan.start != "arithmetic" else None
         running = (p.argument(*self.means), p.argument(*self.numbers), p.argument(*self.numbers)) if s.tracks else None
@@ -242,6 +248,7 @@ class _Writer:
             variance=variance,
             scale=scale,
             tracked=tracked,
+            mean=means,
         )
 
     def track(self, running: Any, old: Any, seen: tuple[Place, Place], variance: Place) -> tuple[Place, ...]:
@@ -292,11 +299,11 @@ def _backward(s: Shape) -> Backward:
         p.rearrange(_program.TRANSPOSED, rows, turned)
         p.congruence(turned, total, bias if s.bias == "point" else grad)
         if s.bias == "tangent":
-            p.adjoint(fn.EXP.native, (here(f.target_log), target, None, rows), grad, bias)
+            p.adjoint(fn.EXP, (here(f.target_log), target, None, rows), grad, bias)
     if s.plan.through:
         _through_statistics(p, s, f, here, log_scale, grad_root, mean)
     spectrum = (here(f.values), here(f.roots), None, here(f.rows))
-    p.adjoint(fn.SQRT.native, spectrum, grad_root, out, a=here(f.factor), index=groups.index)
+    p.adjoint(fn.SQRT, spectrum, grad_root, out, a=here(f.factor), index=groups.index)
     return Backward(p, log_scale, bias, mean)
 
 

@@ -51,13 +51,13 @@ class LogChart:
     def enter_adjoint(p: Program, left: tuple[Place, ...], g: Place, out: Place) -> None:
         """Write the gradient in what entered, from that in the chart."""
         values, log, rows = left
-        p.adjoint(fn.LOG.native, (values, log, None, rows), g, out, inner=p.scratch(*values.shape))
+        p.adjoint(fn.LOG, (values, log, None, rows), g, out, inner=p.scratch(*values.shape))
 
     @staticmethod
     def leave_adjoint(p: Program, left: tuple[Place, ...], g: Place, out: Place) -> None:
         """Write the gradient in the chart, from that in what left it."""
         values, grown, rows = left
-        p.adjoint(fn.EXP.native, (values, grown, None, rows), g, out, inner=p.scratch(*values.shape))
+        p.adjoint(fn.EXP, (values, grown, None, rows), g, out, inner=p.scratch(*values.shape))
 
 
 class CholeskyChart:
@@ -142,6 +142,11 @@ class Forward(NamedTuple):
     variance: Place
     factor: Place
     tracked: tuple[Place, ...]
+
+    @property
+    def found(self) -> tuple[Place, Place]:
+        """The mean and the variance that were used."""
+        return self.mean, self.variance
 
 
 @functools.lru_cache(maxsize=256)

@@ -175,8 +175,7 @@ def charted(
     except Declined:
         return None
     took(layer, "fused")
-    if run.tracks:
-        _running.after(layer, None, *run.tracked)
+    _follow(layer, Observed(base, chart, metric_scale, x, None, x, None), run, None)
     return out
 
 
@@ -209,8 +208,7 @@ def fused(
     except Declined:
         return None
     took(layer, "fused")
-    if run.tracks:
-        _running.after(layer, chart, *run.tracked)
+    _follow(layer, Observed(base, chart, metric_scale, y, None, y, None), run, chart)
     return out
 
 
@@ -220,9 +218,21 @@ def _in_torch(
     bias = layer._base_bias(manifold, chart, base) if layer.bias_kind else None
     out, mean, variance = plan.run(y, layer.log_scale if layer.affine else None, bias)
     took(layer, "fused")
-    if layer.training and layer.track_running_stats:
-        layer.statistics.track(layer, Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
+    layer._follow(Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
     return out
+
+
+def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
+    """Let the buffers follow what a program made of them, in the chart (None: of the layer's manifold)."""
+    if not run.tracks:
+        return
+    new_mean, new_variance, *enough = run.tracked
+    valid = enough[0].view(-1) != 0 if enough else None
+    if layer.record is not None:
+        mean, variance = run.found
+        mean = mean.view_as(layer.running_mean).to(layer.running_mean.dtype)
+        layer.record.note(layer, seen._replace(mean=mean, valid=valid), variance.view_as(layer.running_var))
+    _running.after(layer, chart, new_mean, new_variance, valid)
 
 
 def _by_domain(plan: Plan) -> bool:
@@ -232,7 +242,7 @@ def _by_domain(plan: Plan) -> bool:
 
 def _run(layer: Any, chart: Diffeo | None, base: Any, y: Tensor, per_domain: Any) -> Run:
     tracks = _running.before(layer, chart) if layer.training and layer.track_running_stats else ()
-    if per_domain is None:
+    if per_domain is None or not tracks:
         return Run(None, tracks)
     running, variance, weight = tracks
     return Run(

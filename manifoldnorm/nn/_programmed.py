@@ -102,7 +102,7 @@ class Run:
 
     What its programs depend on, the running statistics before it with its weight, its domains, and what the program
     makes of the statistics: ``tracked`` are the running mean, the running variance and, with domains, which of them
-    have enough samples.
+    have enough samples; ``found`` the mean and the variance that were used.
     """
 
     shape: Any
@@ -112,6 +112,7 @@ class Run:
     min_samples: int = 1
     segments: Callable[[], Segments] | None = None
     tracked: tuple[Tensor, ...] = ()
+    found: tuple[Tensor, ...] = ()
 
     def start(self, policy: Any, manifold: Any, x: Tensor) -> Tensor:
         """Return where the policy's last step to the mean starts."""
@@ -141,12 +142,13 @@ class Programmed(Function):
         if memory is None:
             raise Declined
         run.tracked = tuple(view(place, memory) for place in plan.tracked)
+        run.found = tuple(view(place, memory) for place in plan.found)
         ctx.run, ctx.memory = run, memory
         ctx.save_for_backward(x, *parameters)
         return out.to(x.dtype)
 
     @staticmethod
-    def finish(ctx: Any, plan: Any, g: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    def finish(ctx: Any, plan: Any, g: Tensor, *others: Tensor) -> tuple[Any, ...]:
         """Return the gradients in X, the logarithm of the scale and the bias; then what the program kept."""
         x, log_scale, bias = ctx.saved_tensors
         dtype, domain = ctx.run.shape.dtype, ctx.run.domain

@@ -52,10 +52,9 @@ def before(layer: Any, chart: Diffeo | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def after(layer: Any, chart: Diffeo | None, mean: Tensor, variance: Tensor, enough: Tensor | None = None) -> None:
-    """Write what a program made of `before`: means in the chart, variances, and which have enough samples."""
+def after(layer: Any, chart: Diffeo | None, mean: Tensor, variance: Tensor, valid: Tensor | None) -> None:
+    """Write what a program made of `before`: means in the chart and variances, where valid."""
     mean = mean.view_as(layer.running_mean)
-    valid = None if enough is None else enough.view(-1) != 0
     write(layer, "running", mean if chart is None else chart.inverse(mean), variance.view_as(layer.running_var), valid)
     count(layer, valid)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
+from manifoldnorm.linalg._call import plain_eager
 from manifoldnorm.manifolds import Diffeo
 from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn import _refit, _running
@@ -31,6 +32,7 @@ class Tracking(nn.Module):
     min_samples = 1
     frozen = False
     processes: Processes | None = None  # `convert_sync_batchnorm` sets them
+    record: Any = None  # `watch_statistics` sets it
 
     def _allocate_statistics(self, mean: Tensor, variance: Tensor) -> None:
         for kind in self.statistics.kinds:
@@ -99,6 +101,13 @@ class Tracking(nn.Module):
             return mean
         running = self.running_mean.clone()  # the buffer changes before backward
         return where_enough(seen.valid, mean, running if chart is None else chart(running))
+
+    def _follow(self, seen: Observed, mean: Tensor, variance: Tensor) -> None:
+        """Let the buffers follow a batch in training, given the mean and the variance that were used."""
+        if self.training and self.track_running_stats:
+            if plain_eager() and self.record is not None:  # in this order: a compiled graph does not depend on it
+                self.record.note(self, seen, variance)
+            self.statistics.track(self, seen, mean, variance)
 
     _track = _running.update
 

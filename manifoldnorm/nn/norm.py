@@ -187,7 +187,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         if leaves and chart is not None:
             y = chart.inverse(y)
         # NaN enters once the chart is left: through its inverse, bias and scale would get gradients NaN
-        return y if missing is None else y + spread(missing, y.ndim - missing.ndim)  # type: ignore[operator]
+        return y if missing is None else y + spread(missing, y.ndim - missing.ndim)
 
     def _normalize(
         self,
@@ -221,8 +221,8 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             _inputs.check_domain(moved, factor, bias, type(self).__name__)
         out = moved.finish(factor, bias)
         _paths.took(self, "template")
-        if seen is not None and self.training and self.track_running_stats:
-            self.statistics.track(self, seen, mean, variance)
+        if seen is not None:
+            self._follow(seen, mean, variance)
         if finite is None:
             return out, None
         # NaN + anything is NaN: marks the samples that were left out, at no cost backward

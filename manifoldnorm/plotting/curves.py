@@ -1,18 +1,24 @@
-"""Pictures of training runs; matplotlib (extra ``plot``) is imported inside the functions."""
+"""Pictures of training runs: curves over the epochs, and the results of all runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from manifoldnorm.plotting._canvas import canvas, colour, dashes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def learning_curves(
-    curves: Mapping[str, Sequence[Sequence[float]]], *, ylabel: str = "validation accuracy (%)", title: str = ""
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    ylabel: str = "validation accuracy (%)",
+    title: str = "",
+    ax: Any = None,
 ) -> Figure:
     """Draw one curve per name: the mean over its runs, with the range of the runs shaded.
 
@@ -23,6 +29,8 @@ def learning_curves(
         stopping makes them: a run that has ended keeps its last value.
     ylabel, title : str
         Labels.
+    ax : Axes, optional
+        Where to draw.
 
     Returns
     -------
@@ -33,7 +41,7 @@ def learning_curves(
     ------
     ValueError
         If there is no curve or a run has no epoch.
-    ModuleNotFoundError
+    ImportError
         If matplotlib is not installed.
 
     Examples
@@ -44,23 +52,26 @@ def learning_curves(
     1
     """
     _check("curves", curves)
-    figure = _figure(7.0, 4.5)
-    axes = figure.add_subplot()
-    for name, runs in curves.items():
+    axes = canvas(ax, 7.0, 4.5)
+    for k, (name, runs) in enumerate(curves.items()):
         longest = max(len(run) for run in runs)
         values = np.array([[*run, *[run[-1]] * (longest - len(run))] for run in runs], dtype=float)
         epochs = np.arange(1, longest + 1)
-        (line,) = axes.plot(epochs, values.mean(0), label=name)
-        axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+        axes.plot(epochs, values.mean(0), label=name, color=colour(k), linestyle=dashes(k))
+        axes.fill_between(epochs, values.min(0), values.max(0), color=colour(k), alpha=0.12, linewidth=0)
     axes.set(xlabel="epoch", ylabel=ylabel, title=title)
     axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    return figure
+    return axes.figure
 
 
 def accuracy_per_norm(
-    accuracies: Mapping[str, Sequence[float]], *, xlabel: str = "test accuracy (%)", title: str = ""
+    accuracies: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str = "test accuracy (%)",
+    title: str = "",
+    ax: Any = None,
 ) -> Figure:
     """Draw one row per name: every run (seed) as a dot, their mean as a bar with the standard deviation.
 
@@ -70,6 +81,8 @@ def accuracy_per_norm(
         Accuracies of the runs per name.
     xlabel, title : str
         Labels.
+    ax : Axes, optional
+        Where to draw.
 
     Returns
     -------
@@ -79,7 +92,7 @@ def accuracy_per_norm(
     ------
     ValueError
         If there is no name or a name has no run.
-    ModuleNotFoundError
+    ImportError
         If matplotlib is not installed.
 
     Examples
@@ -90,17 +103,16 @@ def accuracy_per_norm(
     ['no norm', 'Lie, log-Euclidean']
     """
     _check("accuracies", accuracies)
-    figure = _figure(8.0, 1.2 + 0.35 * len(accuracies))
-    axes = figure.add_subplot()
+    axes = canvas(ax, 8.0, 1.2 + 0.35 * len(accuracies))
     for row, runs in enumerate(accuracies.values()):
         spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
-        bar = axes.errorbar(np.mean(runs), row, xerr=spread, fmt="|", markersize=14, capsize=4)
-        axes.plot(runs, [row] * len(runs), "o", color=bar[0].get_color(), alpha=0.5, markersize=4)
+        axes.errorbar(np.mean(runs), row, xerr=spread, fmt="|", color=colour(row), markersize=14, capsize=4)
+        axes.plot(runs, [row] * len(runs), "o", color=colour(row), alpha=0.5, markersize=4)
     axes.set_yticks(range(len(accuracies)), list(accuracies))
-    axes.invert_yaxis()
+    axes.set_ylim(len(accuracies) - 0.5, -0.5)
     axes.set(xlabel=xlabel, title=title)
     axes.grid(axis="x", alpha=0.3)
-    return figure
+    return axes.figure
 
 
 def _check(argument: str, values: Mapping[str, Sequence[object]]) -> None:
@@ -109,10 +121,3 @@ def _check(argument: str, values: Mapping[str, Sequence[object]]) -> None:
     for name, runs in values.items():
         if not runs or any(isinstance(run, Sequence) and not run for run in runs):
             raise ValueError(f"{argument}[{name!r}] has no run, or a run without values.")
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Return a figure outside pyplot, which keeps no global state and needs no display."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=120)
