@@ -51,7 +51,7 @@ class Recipe:
 
 
 QUICK = {"epochs": 5}
-COMPARISON = Comparison(NORMS, Recipe, "accuracy", "test accuracy %", QUICK, seeds=10, folds=FOLDS)
+COMPARISON = Comparison(NORMS, Recipe, "accuracy", "test accuracy %", QUICK, seeds=5, folds=FOLDS)
 
 
 class ToCorrelation(nn.Module):
@@ -124,10 +124,10 @@ def train(args: Namespace) -> str:
         recipe,
         {"connectomes": digest(data.x)},
         lambda run: classifier(run, recipe, x, y),
-        title=f"connectomes, {len(x)} correlation matrices of {x.shape[-1]} brain networks",
-        note=f"Accuracy of {FOLDS}-fold cross-validation after the last of {recipe.epochs} epochs; BiMap to "
-        f"{', '.join(map(str, recipe.sizes))}, correlation matrix and norm, LogEig, linear; batches of "
-        f"{recipe.batch}, step size {recipe.lr}. The last row is no network.",
+        title="connectomes",
+        note=f"{len(x)} correlation matrices of {x.shape[-1]} networks: accuracy in {FOLDS}-fold cross-validation "
+        f"after the last of {recipe.epochs} epochs. BiMap to {', '.join(map(str, recipe.sizes))}, correlation matrix, "
+        f"norm, LogEig, linear; batches of {recipe.batch}, step size {recipe.lr}. The last row is no network.",
         references=lambda folds: {classical: list(tangent_space(data.x, y, folds))},
     )
 

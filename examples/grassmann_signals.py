@@ -94,10 +94,10 @@ def train(args: Namespace) -> str:
         recipe,
         {"emg": digest(data.x)},
         lambda run: classifier(run, recipe, first, (frames[second], data.y[second])),
-        title=f"EMG, {len(frames)} subspaces of dimension {recipe.p}",
+        title="EMG subspaces",
         note=f"Accuracy on the second sessions of both people after the last of {recipe.epochs} epochs, trained on the "
-        f"first sessions; 5 gestures, windows of {recipe.window} samples, {recipe.lags} delays, spaces of "
-        f"{', '.join(map(str, recipe.sizes))}, batches of {recipe.batch}, step size {recipe.lr}.",
+        f"first sessions; 5 gestures, windows of {recipe.window} samples, {recipe.lags} delays, subspaces of dimension "
+        f"{recipe.p}, spaces of {', '.join(map(str, recipe.sizes))}, batches of {recipe.batch}, step size {recipe.lr}.",
     )
 
 

@@ -43,7 +43,7 @@ what it writes to --out:
 examples:
   python examples/wordnet_poincare.py --norm all --out results/mammals
   python examples/wordnet_poincare.py --geometry lorentz --norm none,gyro
-  python examples/wordnet_poincare.py --data /usr/share/wordnet --root all --seeds 1    # every noun: an hour
+  python examples/wordnet_poincare.py --data /usr/share/wordnet --root all --seeds 1    # every noun: an hour a row
   python examples/wordnet_poincare.py --data my_edges.tsv --closure
 """
 LARGE = 50_000  # pairs

@@ -39,7 +39,7 @@ def connectomes(*, dtype: torch.dtype = torch.float64) -> Recordings:
     -----
     The files ``train_FNC.csv`` and ``train_labels.csv`` are the training part of the MLSP 2014 challenge; they hold the
     upper triangle row by row.  geomstats' own ``load_connectomes`` halves every correlation.  86 matrices are few:
-    accuracies of repeated cross-validation differ by 2 % from one repetition to the next.
+    the accuracy of a cross-validation differs by 2 to 3 points from one repetition to the next.
 
     References
     ----------
