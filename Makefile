@@ -43,6 +43,7 @@ doctest: $(DEV_READY)
 	$(PYTEST) manifoldnorm
 	OMP_NUM_THREADS=1 $(PY) docs/snippets.py README.md docs
 
+# the other examples run, are interrupted and go on in tests/test_example_*.py
 quick: $(DEV_READY)
 	rm -rf results/quick
 	$(PY) examples/spd_networks.py --quick --out results/quick

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,26 +19,19 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"grassmann_signals.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
-from _common import compare
 from _common.classify import Classifier
-from _common.cli import Parser, add_output, integers, positive, prepare, run
-from _common.runs import Run, execute
+from _common.cli import Parser, integers, positive, run
+from _common.compare import Comparison, Norm
+from _common.files import digest
+from _common.runs import Run
 
-NORMS: dict[str, Any] = {
-    "none": None,
-    "gyro": mn.nn.GyroBatchNorm,
-    "rbn": mn.nn.RiemannianBatchNorm.of(mn.Grassmann, route="direct"),
-    "gyro-exact": mn.nn.GyroBatchNorm.of(mn.Grassmann, mean=mn.stats.Exact()),
-    "gyro-published": mn.nn.published.GyroBNGr.of(),
-    "rbn-published": mn.nn.published.RBNGr.of(bias="tangent"),
-}
-LABELS = {
-    "none": "no norm",
-    "gyro": "GyroBN",
-    "rbn": "RBN",
-    "gyro-exact": "GyroBN, converged mean",
-    "gyro-published": "GyroBN as published (Cayley)",
-    "rbn-published": "RBN as published (misaligned)",
+NORMS = {
+    "none": Norm("no norm"),
+    "gyro": Norm("GyroBN", mn.nn.GyroBatchNorm),
+    "rbn": Norm("RBN", mn.nn.RiemannianBatchNorm.of(mn.Grassmann, route="direct")),
+    "gyro-exact": Norm("GyroBN, converged mean", mn.nn.GyroBatchNorm.of(mn.Grassmann, mean=mn.stats.Exact())),
+    "gyro-published": Norm("GyroBN as published (Cayley)", mn.nn.published.GyroBNGr.of()),
+    "rbn-published": Norm("RBN as published (misaligned)", mn.nn.published.RBNGr.of(bias="tangent")),
 }
 
 
@@ -57,6 +48,10 @@ class Recipe:
     window: int = 100
 
 
+QUICK = {"epochs": 3, "batch": 256}
+COMPARISON = Comparison(NORMS, Recipe, "accuracy", "test accuracy %", QUICK, seeds=5)
+
+
 def subspaces(signals: Tensor, lags: int, p: int) -> Tensor:
     """Return frames (N, channels * lags, p) of the dominant subspaces of the delayed signals (N, channels, time).
 
@@ -71,53 +66,39 @@ def classifier(run: Run, recipe: Recipe, train: tuple[Tensor, Tensor], test: tup
     """One network; the seed decides how it starts and the order of the samples."""
     torch.manual_seed(run.seed)
     sizes = [train[0].shape[-2], *recipe.sizes]
-    model = mn.models.GrassmannNet(sizes, recipe.p, 5, norm=NORMS[run.name])
+    model = mn.models.GrassmannNet(sizes, recipe.p, 5, norm=NORMS[run.name].factory)
     return Classifier(run, model, train, test, epochs=recipe.epochs, batch=recipe.batch, lr=recipe.lr)
 
 
 def parser() -> Parser:
     p = Parser(prog="grassmann_signals.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--norm", default="all", help=f"all, or several of {', '.join(NORMS)}; default %(default)s")
     p.add_argument("--window", type=positive, help="samples per window, default 100")
     p.add_argument(
         "--lags", type=positive, help="delays of each of the 8 electrodes, default 4: a space of dimension 32"
     )
     p.add_argument("--p", type=positive, help="dimension of the subspaces, default 6")
     p.add_argument("--sizes", type=integers, help="dimensions of the space after each block, default 24,16")
-    p.add_argument("--epochs", type=positive, help="default 12")
-    p.add_argument("--batch", type=positive, help="default 128")
-    p.add_argument("--lr", type=float, help="step size of Adam, default 0.01; falls to 0 along a cosine")
-    p.add_argument("--seeds", type=positive, help="default 5")
-    p.add_argument("--quick", action="store_true", help="few epochs, one seed: a smoke test")
-    add_output(p, "results/grassmann")
+    COMPARISON.add_options(p, "results/grassmann")
     return p
 
 
 def train(args: Namespace) -> str:
     """Train what the command line asks for and return what to print."""
-    names = compare.chosen(args.norm, NORMS)
-    quick = {"epochs": 3, "batch": 256} if args.quick else {}
-    fields = [field.name for field in dataclasses.fields(Recipe)]
-    recipe = Recipe(**{**quick, **{key: getattr(args, key) for key in fields if getattr(args, key, None) is not None}})
-    seeds = args.seeds or (1 if args.quick else 5)
+    recipe = COMPARISON.settings(args)
     data = mn.datasets.emg_gestures(window=recipe.window, signals=True)
     frames = subspaces(data.x, recipe.lags, recipe.p).float()
     second = torch.isin(data.groups["session"], torch.tensor([1, 3]))  # mg_s2 and rr_s2
     first = (frames[~second], data.y[~second])
-    digest = hashlib.sha256(data.x.numpy().tobytes()).hexdigest()[:16]
-    prepare(args, {**dataclasses.asdict(recipe), "quick": args.quick, "data": {"emg": digest}})
-    runs = [Run(name, seed, args.out / "checkpoints") for name in names for seed in range(seeds)]
-    print(f"EMG: {len(frames)} subspaces {tuple(frames.shape[1:])}, {len(runs)} runs of {recipe.epochs} epochs")
-    make = lambda each: classifier(each, recipe, first, (frames[second], data.y[second]))  # noqa: E731
-    done = execute(runs, recipe.epochs, make, "training loss", resume=args.resume)
-    title = f"EMG subspaces, {seeds} seed{'s' * (seeds > 1)}{', --quick' if args.quick else ''}"
-    note = (
-        f"{title}: accuracy on the second sessions of both people after the last epoch, trained on the first sessions; "
-        f"5 gestures, windows of {recipe.window} samples, {recipe.lags} delays, subspaces of dimension {recipe.p}, "
-        f"spaces of {', '.join(map(str, recipe.sizes))}, batches of {recipe.batch}, step size {recipe.lr}. "
-        f"{compare.NOTE}"
+    return COMPARISON.carry_out(
+        args,
+        recipe,
+        {"emg": digest(data.x)},
+        lambda run: classifier(run, recipe, first, (frames[second], data.y[second])),
+        title="EMG subspaces",
+        note=f"Accuracy on the second sessions of both people after the last of {recipe.epochs} epochs, trained on the "
+        f"first sessions; 5 gestures, windows of {recipe.window} samples, {recipe.lags} delays, subspaces of dimension "
+        f"{recipe.p}, spaces of {', '.join(map(str, recipe.sizes))}, batches of {recipe.batch}, step size {recipe.lr}.",
     )
-    return compare.write(done, LABELS, "accuracy", "test accuracy %", "training loss", title, note, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

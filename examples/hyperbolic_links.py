@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import hashlib
 import math
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,18 +25,17 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"hyperbolic_links.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
-from _common import compare
-from _common.cli import Parser, add_output, integers, positive, prepare, run
-from _common.files import State
-from _common.runs import Run, execute
+from _common.cli import Parser, integers, run
+from _common.compare import Comparison, Norm, chosen
+from _common.files import State, digest
+from _common.runs import Run
 
-NORMS: dict[str, Any] = {
-    "none": None,
-    "rbn": functools.partial(mn.nn.RiemannianBatchNorm, route="direct"),
-    "gyro": mn.nn.GyroBatchNorm,
-    "midpoint": functools.partial(mn.nn.MidpointBatchNorm, route="direct"),
+NORMS = {
+    "none": Norm("no norm"),
+    "rbn": Norm("RBN, direct transport", functools.partial(mn.nn.RiemannianBatchNorm, route="direct")),
+    "gyro": Norm("GyroBN", mn.nn.GyroBatchNorm),
+    "midpoint": Norm("midpoint BN", functools.partial(mn.nn.MidpointBatchNorm, route="direct")),
 }
-LABELS = {"none": "no norm", "rbn": "RBN, direct transport", "gyro": "GyroBN", "midpoint": "midpoint BN"}
 GEOMETRIES = {"ball": mn.PoincareBall, "lorentz": mn.Lorentz}
 GRAPHS = {
     "karate": nx.karate_club_graph,
@@ -56,6 +53,9 @@ class Recipe:
     widths: tuple[int, ...] = (16, 16, 16)
     geometry: str = "ball"
     test: float = 0.2
+
+
+COMPARISON = Comparison(NORMS, Recipe, "auc", "test AUC %", {"epochs": 20}, seeds=10, quick_seeds=2)
 
 
 def edges_of(graph: nx.Graph) -> tuple[int, Tensor]:
@@ -86,7 +86,7 @@ class Training:
         self.both = torch.cat([self.train, self.train.flip(0)], 1)
         self.features = torch.eye(nodes)
         manifold = GEOMETRIES[recipe.geometry](recipe.widths[0])
-        self.model = mn.models.HyperbolicGraphNet(nodes, recipe.widths, norm=NORMS[run.name], manifold=manifold)
+        self.model = mn.models.HyperbolicGraphNet(nodes, recipe.widths, norm=NORMS[run.name].factory, manifold=manifold)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.lr)
         self.order = torch.Generator().manual_seed(run.seed)
         self.history: list[dict[str, float]] = []
@@ -127,14 +127,9 @@ def parser() -> Parser:
     p = Parser(prog="hyperbolic_links.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--graph", default="all", help=f"all, or several of {', '.join(GRAPHS)}; default %(default)s")
     p.add_argument("--data", type=Path, help="an edge list (two columns) instead")
-    p.add_argument("--norm", default="all", help=f"all, or several of {', '.join(NORMS)}; default %(default)s")
-    p.add_argument("--geometry", choices=list(GEOMETRIES), default="ball", help="default %(default)s")
+    p.add_argument("--geometry", choices=list(GEOMETRIES), help="default ball")
     p.add_argument("--widths", type=integers, help="dimensions of the points, default 16,16,16")
-    p.add_argument("--epochs", type=positive, help="default 150")
-    p.add_argument("--lr", type=float, help="step size of Adam, default 0.01")
-    p.add_argument("--seeds", type=positive, help="default 10: the graphs are small")
-    p.add_argument("--quick", action="store_true", help="few epochs, two seeds: a smoke test")
-    add_output(p, "results/links")
+    COMPARISON.add_options(p, "results/links")
     return p
 
 
@@ -142,40 +137,24 @@ def load(args: Namespace) -> dict[str, tuple[int, Tensor]]:
     """Return nodes and edges of the graphs that the command line names."""
     if args.data is not None:
         return {args.data.stem: edges_of(nx.read_edgelist(args.data, data=False))}
-    names = list(GRAPHS) if args.graph == "all" else args.graph.split(",")
-    unknown = [name for name in names if name not in GRAPHS]
-    if unknown:
-        raise ValueError(f"unknown graph {', '.join(map(repr, unknown))}; choose all or from {', '.join(GRAPHS)}")
-    return {name: edges_of(GRAPHS[name]()) for name in names}
+    return {name: edges_of(GRAPHS[name]()) for name in chosen(args.graph, GRAPHS, "graph")}
 
 
 def train(args: Namespace) -> str:
     """Train what the command line asks for and return what to print."""
-    names, graphs = compare.chosen(args.norm, NORMS), load(args)
-    quick = {"epochs": 20} if args.quick else {}
-    fields = [field.name for field in dataclasses.fields(Recipe)]
-    recipe = Recipe(**{**quick, **{key: getattr(args, key) for key in fields if getattr(args, key, None) is not None}})
-    seeds = args.seeds or (2 if args.quick else 10)
-    digests = {name: hashlib.sha256(edges.numpy().tobytes()).hexdigest()[:16] for name, (_, edges) in graphs.items()}
-    prepare(args, {**dataclasses.asdict(recipe), "quick": args.quick, "data": digests})
-    folder = args.out / "checkpoints"
-    runs = [Run(name, seed, folder, graph) for graph in graphs for name in names for seed in range(seeds)]
+    recipe, graphs = COMPARISON.settings(args), load(args)
     sizes = ", ".join(f"{name} {nodes} nodes, {edges.shape[1]} edges" for name, (nodes, edges) in graphs.items())
-    print(f"{sizes}: {len(runs)} runs of {recipe.epochs} epochs")
-    done = execute(
-        runs,
-        recipe.epochs,
-        lambda each: Training(each, recipe, *graphs[each.part]),
-        "training loss",
-        resume=args.resume,
+    return COMPARISON.carry_out(
+        args,
+        recipe,
+        {name: digest(edges) for name, (_, edges) in graphs.items()},
+        lambda run: Training(run, recipe, *graphs[run.part]),
+        title="links",
+        note=f"{sizes}. Area under the ROC curve for {100 * recipe.test:.0f} % of the edges against as many pairs that "
+        f"are none, after the last of {recipe.epochs} epochs; {recipe.geometry}, dimensions "
+        f"{', '.join(map(str, recipe.widths))}, step size {recipe.lr}.",
+        parts=list(graphs),
     )
-    title = f"links, {seeds} seeds{', --quick' if args.quick else ''}"
-    note = (
-        f"{sizes}. Area under the ROC curve for {100 * recipe.test:.0f} % of the edges against as many pairs that are "
-        f"none, after the last of {recipe.epochs} epochs; {recipe.geometry}, dimensions "
-        f"{', '.join(map(str, recipe.widths))}, step size {recipe.lr}. {compare.NOTE}"
-    )
-    return compare.write(done, LABELS, "auc", "test AUC %", "training loss", title, note, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

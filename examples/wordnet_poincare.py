@@ -16,6 +16,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f"wordnet_poincare.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
 from _common.cli import Parser, add_output, positive, prepare, run
+from _common.compare import chosen
 from _common.files import State
 from _common.runs import Run, execute, values
 from _common.tables import comma_separated, markdown, paired, with_spread
@@ -42,7 +43,7 @@ what it writes to --out:
 examples:
   python examples/wordnet_poincare.py --norm all --out results/mammals
   python examples/wordnet_poincare.py --geometry lorentz --norm none,gyro
-  python examples/wordnet_poincare.py --data /usr/share/wordnet --root all --seeds 1    # every noun: an hour
+  python examples/wordnet_poincare.py --data /usr/share/wordnet --root all --seeds 1    # every noun: an hour a row
   python examples/wordnet_poincare.py --data my_edges.tsv --closure
 """
 LARGE = 50_000  # pairs
@@ -79,10 +80,7 @@ def parser() -> Parser:
 
 def plan(args: Namespace, hierarchy: data.Hierarchy) -> tuple[list[str], Recipe]:
     """Return the embeddings and the recipe that the command line means."""
-    names = list(models.NORMS) if args.norm == "all" else [name.strip() for name in args.norm.split(",")]
-    unknown = [name for name in names if name not in models.NORMS]
-    if unknown:
-        raise ValueError(f"unknown norm {', '.join(map(repr, unknown))}; choose all or from {', '.join(models.NORMS)}")
+    names = chosen(args.norm, models.NORMS)
     large = len(hierarchy.pairs) > LARGE
     args.seeds = args.seeds or (1 if args.quick else 3)
     recipe = Recipe(
@@ -96,7 +94,7 @@ def plan(args: Namespace, hierarchy: data.Hierarchy) -> tuple[list[str], Recipe]
         sparse=args.sparse,
         ranked=args.ranked or (4096 if large else None),
     )
-    return [*([] if args.no_geoopt else [models.PEER]), *dict.fromkeys(names)], recipe
+    return [*([] if args.no_geoopt else [models.PEER]), *names], recipe
 
 
 def train(args: Namespace) -> str:

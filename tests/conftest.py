@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +22,17 @@ os.environ["MANIFOLDNORM_TUNE"] = "off"  # no test depends on what its machine w
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(20260729)
+
+
+@pytest.fixture(scope="module")
+def load() -> Iterator[Any]:
+    """Return an importer of the modules under examples."""
+    for name in ("matplotlib", "tqdm"):
+        pytest.importorskip(name, reason="needs the extra demo")
+    examples = str(Path(__file__).resolve().parents[1] / "examples")
+    sys.path.insert(0, examples)
+    yield importlib.import_module
+    sys.path.remove(examples)
 
 
 def _unitary(n: int, batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,6 @@
 """The recordings: counts and statistics of the real ones, level and determinism of the simulated one."""
 
+import csv
 import importlib.metadata
 import subprocess
 import sys
@@ -14,14 +15,16 @@ from manifoldnorm import datasets
 MAMEM = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mamem_ssvep.npz"
 
 
-def _has_emg() -> bool:
+def _has_geomstats() -> bool:
     try:
         return bool(importlib.metadata.version("geomstats"))
     except importlib.metadata.PackageNotFoundError:
         return False
 
 
-needs_emg = pytest.mark.skipif(not _has_emg(), reason="the geomstats distribution, which carries emg.csv, is absent")
+needs_geomstats = pytest.mark.skipif(
+    not _has_geomstats(), reason="the geomstats distribution, which carries the files, is absent"
+)
 needs_mamem = pytest.mark.skipif(not MAMEM.is_file(), reason="../shared/data/mamem_ssvep.npz is absent")
 
 
@@ -55,7 +58,7 @@ def _minimum_distance_to_mean(train: datasets.Recordings, test: datasets.Recordi
     return 100 * (distance.argmin(1) == test.y).double().mean().item()
 
 
-@needs_emg
+@needs_geomstats
 def test_emg_has_the_published_counts_and_conditioning(emg: datasets.Recordings) -> None:
     assert emg.x.shape == (7264, 8, 8) and emg.x.dtype == torch.float64
     assert emg.groups["session"].bincount().tolist() == [1814, 1819, 1814, 1817]
@@ -65,7 +68,7 @@ def test_emg_has_the_published_counts_and_conditioning(emg: datasets.Recordings)
     assert _condition(emg.x).mean().item() == pytest.approx(39, abs=0.5)
 
 
-@needs_emg
+@needs_geomstats
 def test_emg_runs_hold_one_gesture_of_one_session(emg: datasets.Recordings) -> None:
     run = emg.groups["run"]
     for column in (emg.y, emg.groups["session"], emg.groups["subject"], emg.groups["repetition"]):
@@ -73,7 +76,7 @@ def test_emg_runs_hold_one_gesture_of_one_session(emg: datasets.Recordings) -> N
         assert torch.equal(first[run], column)
 
 
-@needs_emg
+@needs_geomstats
 def test_emg_covariances_are_those_of_its_windows(emg: datasets.Recordings) -> None:
     raw = datasets.emg_gestures(signals=True)
     assert raw.kind == "signals" and raw.x.shape == (7264, 8, 100)
@@ -83,7 +86,7 @@ def test_emg_covariances_are_those_of_its_windows(emg: datasets.Recordings) -> N
         torch.testing.assert_close(emg.x[i], expected, rtol=1e-12, atol=1e-12)
 
 
-@needs_emg
+@needs_geomstats
 def test_emg_options() -> None:
     half = datasets.emg_gestures(window=200, hop=100, shrinkage=0.0, dtype=torch.float32)
     assert half.x.dtype == torch.float32 and len(half) == 7264 - 120
@@ -93,7 +96,7 @@ def test_emg_options() -> None:
         datasets.emg_gestures(shrinkage=-1.0)
 
 
-@needs_emg
+@needs_geomstats
 def test_emg_protocol_keeps_runs_and_sessions_apart(emg: datasets.Recordings) -> None:
     train, val, test = emg.split()
     runs = [set(part.groups["run"].tolist()) for part in (train, val, test)]
@@ -103,13 +106,13 @@ def test_emg_protocol_keeps_runs_and_sessions_apart(emg: datasets.Recordings) ->
     assert len(val.y.unique()) == 5
 
 
-@needs_emg
-def test_emg_never_imports_geomstats() -> None:
+@needs_geomstats
+def test_geomstats_is_never_imported() -> None:
     code = (
-        "import sys, manifoldnorm.datasets as d; d.emg_gestures(); print(*(m for m in sys.modules if 'geomstats' in m))"
+        "import sys, manifoldnorm.datasets as d; d.emg_gestures(); d.connectomes(); print('geomstats' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == ""
+    assert out.stdout.strip() == "False"
 
 
 def test_emg_without_the_distribution_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +128,49 @@ def test_emg_without_its_file_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
     with pytest.raises(FileNotFoundError, match=r"no file emg\.csv.*pip install geomstats"):
         datasets.emg_gestures()
+    with pytest.raises(FileNotFoundError, match=r"no file train_FNC\.csv.*pip install geomstats"):
+        datasets.connectomes()
+
+
+@needs_geomstats
+def test_connectomes_are_the_correlations_of_the_file() -> None:
+    data = datasets.connectomes()
+    assert data.x.shape == (86, 28, 28) and data.x.dtype == torch.float64 and data.kind == "covariances"
+    assert data.y.bincount().tolist() == [46, 40] and data.classes == ("control", "patient")
+    assert torch.equal(data.x, data.x.mT) and bool((data.x.diagonal(dim1=1, dim2=2) == 1).all())
+    # the first person's row, not halved, and where the second row of the triangle starts
+    assert data.x[0, 0, 1:5].tolist() == [0.34312, 0.045761, -0.13112, 0.15034]
+    assert data.group_names["subject"][:2] == ("120873", "135376") and data.y[:2].tolist() == [1, 0]
+    files = {file.name: str(file.locate()) for file in importlib.metadata.files("geomstats") or []}
+    with open(files["train_FNC.csv"], newline="") as lines:
+        row = list(csv.DictReader(lines))[70]
+    assert data.x[70, 1, 2].item() == float(row["FNC28"]) and data.x[70, 26, 27].item() == float(row["FNC378"])
+    # a triangle read in another order gives indefinite matrices
+    assert torch.linalg.eigvalsh(data.x).min().item() == pytest.approx(0.0023, abs=5e-5)
+    assert _condition(data.x).quantile(0.5).item() == pytest.approx(679, abs=0.5)
+
+
+@needs_geomstats
+def test_connectomes_split_by_person_and_take_a_precision() -> None:
+    data = datasets.connectomes(dtype=torch.float32)
+    assert data.x.dtype == torch.float32
+    train, val, test = data.random_split(seed=3)
+    people = torch.cat([part.groups["subject"] for part in (train, val, test)])
+    assert sorted(people.tolist()) == list(range(86))
+
+
+def test_connectomes_that_do_not_fit_their_labels_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def find(name: str, what: str) -> Path:
+        return tmp_path / name
+
+    monkeypatch.setattr(datasets._connectomes, "find_file", find)
+    header = "Id," + ",".join(f"FNC{i}" for i in range(378))
+    (tmp_path / "train_FNC.csv").write_text(f"{header}\n1{',0' * 378}\n2{',0' * 378}\n")
+    (tmp_path / "train_labels.csv").write_text("Id,Class\n2,0\n1,1\n")
+    with pytest.raises(ValueError, match="the same people in the same order"):
+        datasets.connectomes()
+    (tmp_path / "train_labels.csv").write_text("Id,Class\n1,0\n2,1\n")
+    assert torch.equal(datasets.connectomes().x, torch.eye(28, dtype=torch.float64).expand(2, 28, 28))
 
 
 def test_radar_is_complex_hermitian_positive_definite(radar: datasets.Recordings) -> None:

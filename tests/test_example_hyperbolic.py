@@ -1,10 +1,7 @@
-"""The hyperbolic examples as a user runs them: hierarchies and their ranking, outputs, resuming bit for bit, errors."""
+"""The example of embedded hierarchies: files, closures, negatives, ranking, learning, sparse gradients."""
 
 import csv
-import importlib
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +10,7 @@ import torch
 
 import manifoldnorm as mn
 
-pytest.importorskip("matplotlib", reason="needs the extra demo")
-pytest.importorskip("tqdm", reason="needs the extra demo")
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-SHARED = EXAMPLES.parents[1] / "shared" / "data" / "wordnet_mammals_closure.csv"
-
-
-@pytest.fixture(scope="module")
-def load() -> Iterator[Any]:
-    sys.path.insert(0, str(EXAMPLES))
-    yield importlib.import_module
-    sys.path.remove(str(EXAMPLES))
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "wordnet_mammals_closure.csv"
 
 
 @pytest.fixture(scope="module")
@@ -112,77 +99,7 @@ def test_mammals(load: Any) -> None:
     assert (len(mammals), len(mammals.pairs), len(mammals.direct)) == (1182, 6542, 1182)
 
 
-# ---- commands
-
-COMMANDS = {
-    "wordnet_poincare": ["--closure", "--dim", "3", "--norm", "all", "--seeds", "2", "--epochs", "4", "--batch", "64"],
-    "hyperbolic_links": ["--seeds", "2", "--epochs", "3", "--widths", "4,4"],
-    "images_poincare": ["--quick", "--epochs", "1", "--batch", "300", "--widths", "3,4,5"],
-}
-
-
-def _command(name: str, edges: Path, out: Path) -> list[str]:
-    data = [] if name == "images_poincare" else ["--data", str(edges)]
-    return [*data, *COMMANDS[name], "--out", str(out)]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_command_writes_its_table_and_pictures(
-    name: str, load: Any, edges: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if name != "wordnet_poincare":
-        pytest.importorskip("sklearn")
-        pytest.importorskip("networkx")
-    example = load(name)
-    assert example.main(_command(name, edges, tmp_path)) == 0
-    printed = capsys.readouterr().out
-    table = (tmp_path / "table.md").read_text()
-    assert table in printed and "paired by seed" in table
-    rows = _rows(tmp_path / "table.csv")
-    assert len(rows) == {"wordnet_poincare": 6, "hyperbolic_links": 4, "images_poincare": 3}[name]
-    pictures = list(tmp_path.glob("*.png"))
-    assert len(pictures) == 2 and all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
-    runs = list((tmp_path / "checkpoints").rglob("*.pt"))
-    results = [torch.load(file, weights_only=True)["result"] for file in runs]
-    key = {"wordnet_poincare": "map", "hyperbolic_links": "auc", "images_poincare": "accuracy"}[name]
-    assert all(0 < result[key] <= 100 for result in results)
-    if name == "wordnet_poincare":
-        peer = [torch.load(tmp_path / "checkpoints" / f"geoopt_seed_{seed}.pt")["result"][key] for seed in (0, 1)]
-        assert rows[0]["MAP %"] == f"{sum(peer) / 2:.1f} ± {abs(peer[0] - peer[1]) / math.sqrt(2):.1f}"
-
-
-@pytest.mark.parametrize("name", ["wordnet_poincare", "hyperbolic_links"])
-@pytest.mark.filterwarnings("ignore:Some parameters")
-def test_interrupted_command_continues_bit_for_bit(
-    name: str, load: Any, edges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    example, runs = load(name), load("_common.runs")
-    command = _command(name, edges, tmp_path / "whole")[:-2]
-    assert example.main([*command, "--out", str(tmp_path / "whole")]) == 0
-    original, count = runs.save, iter(range(1000))
-
-    def interrupted(state: Any, file: Path) -> None:
-        original(state, file)
-        if next(count) == 2:
-            raise KeyboardInterrupt
-
-    cut = [*command, "--out", str(tmp_path / "cut")]
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "save", interrupted)
-        assert example.main(cut) == 130
-    with pytest.raises(SystemExit):
-        example.main(cut)  # unfinished runs are not overwritten
-    with pytest.raises(SystemExit):
-        example.main([*cut, "--resume", "--lr", "0.5"])
-    assert example.main([*cut, "--resume"]) == 0
-    for file in (tmp_path / "whole" / "checkpoints").rglob("*.pt"):
-        whole = torch.load(file, weights_only=True)
-        again = torch.load(tmp_path / "cut" / file.relative_to(tmp_path / "whole"), weights_only=True)
-        for row, other in zip(whole["history"], again["history"], strict=True):
-            assert {**row, "seconds": 0} == {**other, "seconds": 0}
-        for key, value in whole["result"].items():
-            if key != "seconds":
-                assert torch.equal(torch.as_tensor(value), torch.as_tensor(again["result"][key]))
+# ---- the command
 
 
 @pytest.mark.parametrize("geometry", ["ball", "lorentz"])
@@ -199,22 +116,3 @@ def test_sparse_gradients(load: Any, edges: Path, tmp_path: Path) -> None:
     rows = _rows(tmp_path / "table.csv")
     assert len(rows) == 3 and all(float(row["MAP %"]) > 40 for row in rows)
     assert "those of the items in a batch" in (tmp_path / "table.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("wordnet_poincare", ["--norm", "batch"], "unknown norm 'batch'; choose all or from none"),
-        ("hyperbolic_links", ["--graph", "cora"], "unknown graph 'cora'"),
-        ("images_poincare", ["--norm", "lie"], "unknown norm 'lie'"),
-        ("images_poincare", ["--depth", "9"], "depth must be 6 n"),
-    ],
-)
-def test_errors_are_one_line(
-    name: str, arguments: list[str], message: str, load: Any, edges: Path, tmp_path: Path, capsys: Any
-) -> None:
-    data = ["--data", str(edges)] if name == "wordnet_poincare" else []
-    with pytest.raises(SystemExit) as stop:
-        load(name).main([*data, *arguments, "--out", str(tmp_path / "out")])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and message in error and "Traceback" not in error

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,8 +191,15 @@ def test_unfinished_runs_are_not_overwritten_unasked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = ["--data", str(own), "--norm", "none", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
+    original = example.training.Training.epoch
+
+    def interrupted(training: Any) -> None:
+        if training.history:
+            raise KeyboardInterrupt
+        original(training)
+
     with monkeypatch.context() as patch:
-        patch.setattr(example.training.Training, "epoch", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(example.training.Training, "epoch", interrupted)
         assert example.main(command) == 130
     _fails(example, command, "holds unfinished runs; add --resume", capsys)
     assert example.main([*command, "--overwrite"]) == 0

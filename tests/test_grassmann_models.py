@@ -1,10 +1,5 @@
 """GrassmannNet and its example: every norm, representatives, learning, errors, the command."""
 
-import csv
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +16,6 @@ NORMS = {
     "exact": lambda manifold, **kind: GyroBatchNorm(manifold, mean=mn.stats.Exact(), **kind),
     "published": published.GyroBNGr.of(),
 }
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -87,15 +81,6 @@ def test_factories_take_every_size() -> None:
 # ---- the example
 
 
-@pytest.fixture(scope="module")
-def load() -> Iterator[Any]:
-    pytest.importorskip("matplotlib", reason="needs the extra demo")
-    pytest.importorskip("tqdm", reason="needs the extra demo")
-    sys.path.insert(0, str(EXAMPLES))
-    yield importlib.import_module
-    sys.path.remove(str(EXAMPLES))
-
-
 def test_subspaces_forget_strength_and_offset(load: Any) -> None:
     subspaces = load("grassmann_signals").subspaces
     signals = torch.randn(4, 3, 50, dtype=torch.float64)
@@ -109,39 +94,3 @@ def test_subspaces_forget_strength_and_offset(load: Any) -> None:
     plane = subspaces(sine, 3, 2)
     delayed = torch.stack([sine[0, c, lag : lag + 398] for c in range(2) for lag in range(3)])
     assert torch.allclose(plane[0] @ plane[0].mT @ delayed, delayed, atol=1e-10)
-
-
-def test_command_writes_its_table_and_resumes(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    example, runs = load("grassmann_signals"), load("_common.runs")
-    try:
-        mn.datasets.emg_gestures(window=500)
-    except ModuleNotFoundError as absent:
-        pytest.skip(str(absent))
-    command = ["--quick", "--window", "500", "--epochs", "2", "--seeds", "2", "--norm", "none,gyro"]
-    assert example.main([*command, "--out", str(tmp_path / "whole")]) == 0
-    table = (tmp_path / "whole" / "table.md").read_text()
-    assert table in capsys.readouterr().out and "paired by seed" in table
-    with (tmp_path / "whole" / "table.csv").open(newline="") as lines:
-        assert [row["norm"] for row in csv.DictReader(lines)] == ["no norm", "GyroBN"]
-    assert len(list((tmp_path / "whole").glob("*.png"))) == 2
-    original, count = runs.save, iter(range(1000))
-
-    def interrupted(state: Any, file: Path) -> None:
-        original(state, file)
-        if next(count) == 3:
-            raise KeyboardInterrupt
-
-    cut = [*command, "--out", str(tmp_path / "cut")]
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "save", interrupted)
-        assert example.main(cut) == 130
-    assert example.main([*cut, "--resume"]) == 0
-    for file in (tmp_path / "whole" / "checkpoints").glob("*.pt"):
-        whole, again = torch.load(file), torch.load(tmp_path / "cut" / "checkpoints" / file.name)
-        assert whole["result"]["accuracy"] == again["result"]["accuracy"]
-        losses = [[row["training loss"] for row in state["history"]] for state in (whole, again)]
-        assert losses[0] == losses[1]
-    with pytest.raises(SystemExit):
-        example.main([*command, "--norm", "batch", "--out", str(tmp_path / "bad")])

@@ -177,7 +177,7 @@ PUBLIC = {
         "ManifoldParameter RiemannianAdam RiemannianSGD SparseRiemannianAdam SparseRiemannianSGD "
         "from_geoopt to_geoopt no_decay_groups"
     ),
-    "datasets": "emg_gestures radar mamem_ssvep load_npz load_folder",
+    "datasets": "connectomes emg_gestures radar mamem_ssvep load_npz load_folder",
     "testing": "check_manifold check_lie_group check_gyrogroup check_norm mutants",
 }
 

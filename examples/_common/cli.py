@@ -53,14 +53,14 @@ def prepare(args: Namespace, settings: dict[str, Any]) -> dict[str, Any]:
         if differ:
             raise ValueError(f"{args.out} was made with other settings ({', '.join(differ)}); choose another --out")
         settings = {**settings, "data": {**old["data"], **settings["data"]}}
-    elif not args.overwrite and (args.out / "checkpoints").is_dir() and not (args.out / "table.md").is_file():
+    elif not args.overwrite and any((args.out / "checkpoints").rglob("*.pt")) and not (args.out / "table.md").is_file():
         raise ValueError(
             f"{args.out} holds unfinished runs; add --resume to continue them or --overwrite to start anew"
         )
     (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").unlink(missing_ok=True)  # its presence says that every run is finished
     if not args.resume:
-        for checkpoint in (args.out / "checkpoints").glob("*.pt"):
+        for checkpoint in (args.out / "checkpoints").rglob("*.pt"):
             checkpoint.unlink()
     partial = file.with_suffix(".part")
     partial.write_text(json.dumps(settings, indent=1))

@@ -22,13 +22,17 @@ def with_spread(values: Sequence[float], digits: int) -> str:
     return mean if deviation is None else f"{mean} ± {deviation:.{digits}f}"
 
 
-def paired(values: Sequence[float], reference: Sequence[float], digits: int) -> str:
-    """Return the mean difference of runs with equal seeds and its 95 % interval by Student's t distribution."""
+def paired(values: Sequence[float], reference: Sequence[float], digits: int, overlap: float = 0.0) -> str:
+    """Return the mean difference of runs with equal seeds and its 95 % interval by Student's t distribution.
+
+    ``overlap`` is the ratio of test to training samples where runs share training samples, as the folds of repeated
+    cross-validation do: their mean is less certain than that of independent runs (Nadeau and Bengio 2003).
+    """
     differences = [a - b for a, b in zip(values, reference, strict=True)]
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return f"{mean:+.{digits}f}"
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    error = statistics.stdev(differences) * math.sqrt(1 / len(differences) + overlap)
     half = float(student.ppf(0.975, len(differences) - 1)) * error
     return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ._geomstats import find_file
 from ._recordings import Recordings
 from ._windows import as_tensor, covariances, windows
 
 GESTURES = ("rest", "rock", "paper", "scissors", "ok")
 _ROW = np.dtype([("time", np.int32), ("emg", np.int16, 8), ("gesture", "S8"), ("session", "S8")])
-_REMEDY = "Install it with `pip install geomstats --no-deps` or `pip install 'manifoldnorm[demo]'`."
 
 
 def emg_gestures(
@@ -67,7 +65,7 @@ def emg_gestures(
     >>> train, val, test = datasets.emg_gestures().split()  # doctest: +SKIP
     >>> train, val, test = datasets.emg_gestures().split(train="mg_s1", val="rr_s1", test="mg_s2")  # doctest: +SKIP
     """
-    rows = np.loadtxt(_find_file(), dtype=_ROW, delimiter=",", skiprows=1)
+    rows = np.loadtxt(find_file("emg.csv", "the EMG recording is"), dtype=_ROW, delimiter=",", skiprows=1)
     bounds = _run_bounds(rows)
     first = rows[bounds[:-1]]  # the first row of each run tells its gesture and session
     pieces = [
@@ -92,19 +90,6 @@ def emg_gestures(
             "test": {"session": ("mg_s2", "rr_s2")},
         },
     )
-
-
-def _find_file() -> Path:
-    """Path of emg.csv inside the installed distribution."""
-    try:
-        files = importlib.metadata.files("geomstats") or []
-    except importlib.metadata.PackageNotFoundError as error:
-        message = f"the EMG recording is a file of the geomstats distribution, which is not installed. {_REMEDY}"
-        raise ModuleNotFoundError(message, name="geomstats") from error
-    found = [Path(str(file.locate())) for file in files if file.name == "emg.csv"]
-    if not found or not found[0].is_file():
-        raise FileNotFoundError(f"the installed geomstats distribution has no file emg.csv. {_REMEDY}")
-    return found[0]
 
 
 def _run_bounds(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
