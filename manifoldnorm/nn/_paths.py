@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg import _fused
+from manifoldnorm.linalg import _grassmann as frames
 from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._precision import native
-from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Diffeo, Euclidean, Manifold
+from manifoldnorm.manifolds import AffineInvariant, BuresWasserstein, Diffeo, Euclidean, Grassmann, Manifold
 from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
-from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, moves
+from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, _fused_grassmann, moves
 from manifoldnorm.nn._fused_bures import LeavesDomain
 from manifoldnorm.nn.statistics import Batch, Observed
 from manifoldnorm.stats import Exact, Karcher, Newton
 
-Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
+Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan | _fused_grassmann.Plan
 
 
 def _affine_invariant(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
@@ -50,6 +51,15 @@ def _flat(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
     return _fused_flat.Plan(base, scale, layer.eps, layer.grad_through_stats)
 
 
+def _grassmann(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
+    mean = layer._mean_policy or base.default_mean
+    if y.ndim != 3 or not frames.usable(y) or layer.check_input or type(mean) not in (Karcher, Newton, Exact):
+        return None
+    if layer._select_move(base) is not moves.by_gyrogroup:
+        return None
+    return _fused_grassmann.Plan(base, mean, scale, layer.eps, layer.grad_through_stats)
+
+
 _FLAT = (
     Euclidean,
     SymmetricMatrices,
@@ -61,6 +71,7 @@ _FLAT = (
 _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
     AffineInvariant: _affine_invariant,
     BuresWasserstein: _bures,
+    Grassmann: _grassmann,
     **dict.fromkeys(_FLAT, _flat),
 }
 

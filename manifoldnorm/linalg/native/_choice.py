@@ -115,9 +115,13 @@ def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
     return gpu if reason is None else None
 
 
-def fusing(a: Tensor) -> Kernels | None:
-    """Return the kernels if they are to run fused operations on ``a``, a real CPU tensor, or None for torch's own."""
-    if _mode.get() == "torch" or a.shape[-1] > LARGEST:
+def fusing(a: Tensor, *, decompose: bool = False) -> Kernels | None:
+    """Return the kernels if they are to run fused operations on ``a``, a real CPU tensor, or None for torch's own.
+
+    With ``decompose``: operations that decompose too.
+    """
+    mode = _mode.get()
+    if mode == "torch" or (decompose and mode == "torch-eigh") or a.shape[-1] > LARGEST:
         return None
     library = kernels()
     return None if isinstance(library, str) else library

@@ -1,9 +1,8 @@
 // The plain C interface: choice of the instruction set, memory and threads.
-#include <stdlib.h>
-
 #include <new>
 
 #include "kernels.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace {
@@ -20,26 +19,7 @@ const mn::Kernels* table(int isa) {
     return isa == kBaseline ? &mn_baseline::kernels : nullptr;
 }
 
-// Memory that a thread keeps from call to call: fresh pages cost more than the arithmetic on them.
-class Scratch {
-  public:
-    ~Scratch() { free(memory_); }
-
-    char* reserve(int64_t bytes) {
-        if (bytes <= size_) return memory_;
-        free(memory_);
-        void* fresh = nullptr;
-        size_ = posix_memalign(&fresh, 64, static_cast<size_t>(bytes)) == 0 ? bytes : 0;
-        memory_ = size_ ? static_cast<char*>(fresh) : nullptr;
-        return memory_;
-    }
-
-  private:
-    char* memory_ = nullptr;
-    int64_t size_ = 0;
-};
-
-thread_local Scratch scratch;
+thread_local mn::Scratch scratch;
 
 struct EigenJob {
     mn::Eigen call;
@@ -90,13 +70,7 @@ template <class T> void add_parts(const char* partial, int64_t parts, int64_t si
     }
 }
 
-thread_local Scratch partials;
-
-// A further thread pays from about 150 microseconds of work on.
-int useful_threads(int64_t nanoseconds, int threads) {
-    const int64_t useful = 1 + nanoseconds / 150000;
-    return useful < threads ? static_cast<int>(useful) : threads;
-}
+thread_local mn::Scratch partials;
 
 }  // namespace
 
@@ -119,7 +93,7 @@ MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values
     const mn::Kernels* const kernels = table(isa);
     if (kernels == nullptr || kind < 0 || kind >= mn::kKinds || batch < 0 || n < 0) return -1;
     if (batch == 0 || n == 0) return 0;
-    const int useful = useful_threads(batch * n * n * (28 + n) * 16 / 100 / (vectors == nullptr ? 2 : 1), threads);
+    const int useful = mn::useful_threads(batch * n * n * (28 + n) * 16 / 100 / (vectors == nullptr ? 2 : 1), threads);
     const int lanes = kernels->lanes[kind];
     const int64_t vectors_full = (batch + lanes - 1) / lanes;
     const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;
@@ -142,7 +116,7 @@ MN_EXPORT int mn_fused(int isa, int type, const mn::Fused* call, int threads) {
     char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
     if (sums && partial == nullptr) return -1;
     FusedJob job{*call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, useful_threads(call->batch * size * call->n / 4, threads));
+    mn::parallel(FusedJob::run, &job, parts, mn::useful_threads(call->batch * size * call->n / 4, threads));
     if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call->out[2]));
     if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call->out[2]));
     return 0;
