@@ -19,6 +19,7 @@ from manifoldnorm.linalg.native import GrassmannCall, fusing
     _CHORDAL,
     _DOMINANT,
     _TANGENTS,
+    _HESSIAN,
     _SHOT,
     _CENTRE,
     _FINISH,
@@ -27,7 +28,7 @@ from manifoldnorm.linalg.native import GrassmannCall, fusing
     _TANGENTS_GRADIENT,
     _SHOT_GRADIENT,
     _MOVE,
-) = range(11)  # the enumeration of grassmann_table.hpp
+) = range(12)  # the enumeration of grassmann_table.hpp
 LARGEST_CHORDAL = 128  # beyond it, torch's product for the mean projector is faster
 
 
@@ -116,6 +117,15 @@ def tangents(x: Tensor, base: Tensor, keep: bool) -> tuple[Tensor, Angles | None
     return total, angles
 
 
+def hessian(y: Tensor, angles: Angles) -> Tensor:
+    """Return the Hessian of half the mean squared distance at the base of `tangents` on a tangent vector (n, p)."""
+    count, p, n = angles.off.shape
+    both = _empty(n * p + p * p)
+    _run(_HESSIAN, y, count, (y, *angles), both)
+    rows, right = both.split([n * p, p * p])
+    return torch.addmm(rows.view(p, n).mT, y, right.view(p, p)) / count
+
+
 def tangents_gradient(g: Tensor, angles: Angles, base: Tensor, grad_x: Tensor) -> None:
     """Add to the gradients in the frames what the one of each logarithm, in rows (p, n), contributes."""
     _run(_TANGENTS_GRADIENT, grad_x, grad_x.shape[0], (g, *angles, base), grad_x)
@@ -136,10 +146,10 @@ def shot(direction: Tensor | None, base: Tensor | None, *, point: bool = False) 
 
 
 def shot_gradient(g: Tensor, shot: Shot) -> Tensor:
-    """Return the gradient in the direction, or without one in the point, for one in the half."""
-    out = torch.empty_like(g)
+    """Return the gradient in the direction, or without one in the point, for one in the half, in rows (p, n)."""
+    out = _empty(*g.shape[::-1])
     base = None if shot.direction is None else shot.base
-    _run(_SHOT_GRADIENT, g, 1, (g, *shot.angles, shot.direction, base), out)
+    _run(_SHOT_GRADIENT, out, 1, (g, *shot.angles, shot.direction, base), out)
     return out
 
 
@@ -160,25 +170,29 @@ def finish(angles: Angles, t: float, half: Tensor | None, out: Tensor) -> None:
 def gradient(
     g: Tensor, angles: Angles, t: float, bias: Tensor | None, mean: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients in half the bias, in the samples and in t (N), for those in the output of `finish`.
+    """Return the gradients in half the bias (in rows), the samples and t (N), for those in the output of `finish`.
 
     Samples are those before they were centred by half the mean; without it the centred ones, in rows.
     """
-    grad_bias, grad_x, grad_t = _empty(*g.shape[1:]), torch.empty_like(g), _empty(g.shape[0])
+    grad_bias, grad_x, grad_t = _empty(*g.shape[:0:-1]), torch.empty_like(g), _empty(g.shape[0])
     _run(_GRADIENT, g, g.shape[0], (g, *angles, bias, mean), grad_bias, grad_x, grad_t, number=t)
     return grad_bias, grad_x, grad_t
 
 
 def pull(x: Tensor, angles: Angles, centred: Tensor, mean: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """Return the gradients in half the mean and in the samples, for those in centred ones and in squared lengths."""
-    grad_mean, grad_x = _empty(*x.shape[1:]), torch.empty_like(x)
+    """Return the gradients in half the mean, in rows, and in samples, for those in centred ones and squared lengths."""
+    grad_mean, grad_x = _empty(*x.shape[:0:-1]), torch.empty_like(x)
     _run(_PULL, x, x.shape[0], (x, *angles, centred, mean), grad_mean, grad_x, number=slope)
     return grad_mean, grad_x
 
 
-def move(x: Tensor, y: Tensor, t: float) -> Tensor:
-    """Return the frames at ``t`` times the way from ``x`` to ``y``, both (..., n, p)."""
+def move(x: Tensor, y: Tensor, t: float) -> Tensor | None:
+    """Return the frames at ``t`` times the way from ``x`` to ``y``, both (..., n, p), or None if iterating fails."""
     x, y, out = x.contiguous(), y.contiguous(), torch.empty(x.shape, dtype=x.dtype)
     n, p = x.shape[-2:]
-    _run(_MOVE, x, x.numel() // (n * p), (x, y), out, number=t)
+    record("eigh", x)
+    try:
+        _run(_MOVE, x, x.numel() // (n * p), (x, y), out, number=t)
+    except NotConverged:
+        return None
     return out

@@ -82,7 +82,9 @@ class Grassmann(Manifold, Gyrogroup):
             return _point(p, _frames.ray_between(p, q), t)
         base, target = _frames.orthonormal(p), _frames.orthonormal(q)
         if isinstance(t, float) and _grassmann.usable(base) and _grassmann.usable(target):
-            return _grassmann.move(base, target, t).to(p.dtype)
+            moved = _grassmann.move(base, target, t)
+            if moved is not None:
+                return moved.to(p.dtype)
         gap = target - base
         along = base.mT @ gap
         eye = torch.eye(p.shape[-1], dtype=base.dtype, device=p.device)

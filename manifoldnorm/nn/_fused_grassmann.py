@@ -18,11 +18,10 @@ from torch.autograd import Function
 from manifoldnorm.linalg import _grassmann as kernels
 from manifoldnorm.linalg._basis import HIGHER_ORDER, no_derivative
 from manifoldnorm.linalg._grassmann import Angles, NotConverged, Shot
-from manifoldnorm.linalg.principal import Principal
 from manifoldnorm.manifolds import Grassmann
-from manifoldnorm.manifolds._jacobi import JacobiHessian
 from manifoldnorm.nn._fused_bures import LeavesDomain
 from manifoldnorm.stats import Exact, Karcher, Newton
+from manifoldnorm.stats.conjugate import conjugate_gradients
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,11 @@ def _shot(half: Any, *parts: Any) -> Shot | None:
     return None if half is None else Shot(half, None, Angles(*parts[:5]), *parts[5:])
 
 
-def _hessian(angles: Any) -> JacobiHessian:
-    return JacobiHessian(Principal(angles[0], *angles), None)  # which does not look at the part along the base
+def _solve(angles: Any, residual: Tensor, steps: int) -> Tensor:
+    """Return what conjugate gradients find for the Hessian of the mean in some steps; without any, the residual."""
+    if not steps:
+        return residual
+    return conjugate_gradients(lambda y: kernels.hessian(y, angles), residual, steps, 2)
 
 
 class FusedGrassmann(Function):
@@ -88,7 +90,7 @@ class FusedGrassmann(Function):
         total, first = kernels.tangents(wide, base, plan.through or newton is not None)
         direction = (total.mT / count).contiguous()
         if newton is not None:
-            direction = _hessian(first).solve(direction, newton.cg_steps, 0)
+            direction = _solve(first, direction, newton.cg_steps)
         to_mean = kernels.shot(direction, base, point=True)
         angles, squared = kernels.centre(wide, to_mean.half)
         variance = float(squared.sum()) * plan.metric_scale / count
@@ -133,7 +135,7 @@ def _gradients(plan: Plan, factor: float, variance: float, g: Tensor, x: Tensor,
     if plan.through:
         slope = -float(grad_log) / (variance + plan.eps) * plan.metric_scale / count / 2
         grad_half, grad_x = kernels.pull(_wide(x), angles, grad_x, half, slope)
-        step = _hessian(first).solve(kernels.shot_gradient(grad_half, to_mean), plan.mean.backward_steps, 0)
+        step = _solve(Angles(*first), kernels.shot_gradient(grad_half, to_mean), plan.mean.backward_steps)
         assert to_mean.base is not None
         kernels.tangents_gradient((step.mT / count).contiguous(), Angles(*first), to_mean.base, grad_x)
     if to_bias is not None:

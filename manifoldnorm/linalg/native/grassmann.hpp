@@ -40,7 +40,7 @@ MN_INLINE Saved at(const Saved& all, int64_t k, int p, int m) {
 
 struct Space {
     int p, m, n;
-    double *scratch, *along, *gram, *squares, *a, *b, *c, *d, *small[4], *tall[2], *packed, *first[2], *second[2];
+    double *scratch, *along, *gram, *squares, *a, *b, *c, *d, *small[4], *tall, *packed, *first[2], *second[2];
     Saved local;
     char* eigen;
     uint8_t* status;
@@ -56,7 +56,7 @@ struct Space {
                  bump.take(kGroup * p * p)};
         a = bump.rows(p, n), b = bump.rows(p, n), c = bump.rows(p, n), d = bump.rows(p, n);
         for (double*& place : small) place = bump.rows(p, p);
-        for (double*& place : tall) place = bump.rows(n, p);
+        tall = bump.rows(n, p);
         packed = bump.take(p * (p + n));
         first[0] = bump.rows(n, p), first[1] = bump.rows(p, n);
         second[0] = bump.rows(n, p), second[1] = bump.rows(p, n);
@@ -73,6 +73,7 @@ static int64_t grassmann_memory(int p, int m) { return Space(nullptr, p, m).used
 static int64_t grassmann_sum(int operation, int p, int m) {
     const int64_t n = p + m;
     if (operation == mn::kChordal) return n * n;
+    if (operation == mn::kHessian) return n * p + p * p;
     return operation == mn::kTangents || operation == mn::kGradient || operation == mn::kPull ? n * p : 0;
 }
 
@@ -113,8 +114,8 @@ static bool decompose(Space& s, const Saved& saved, int count, int m) {
     const int p = s.p;
     for (int k = 0; k < count; ++k) {
         double* const off = saved.off + static_cast<int64_t>(k) * p * m;
-        transpose(s.tall[0], off, m, p, m);
-        mul(s.small[0], off, m, s.tall[0], p, p, m);
+        transpose(s.tall, off, m, p, m);
+        mul(s.small[0], off, m, s.tall, p, p, m);
         pack(s.gram + k * p * p, p, s.small[0], p, p);
     }
     const mn::Eigen call{s.gram, s.squares, saved.right, s.status, count, p};
@@ -156,14 +157,10 @@ static void chordal(const mn::Grassmann& call, int64_t begin, int64_t end, Space
         transpose(s.a, x, p, n, p);
         for (int j = 0; j < n; j += kStep) {  // strips of the lower triangle
             const int width = n - j < kStep ? n - j : kStep;
-            for (int i = j; i < n; i += 4) {
-                double block[4 * kStep];
-                const int rows = n - i < 4 ? n - i : 4;
-                if (rows == 4) {
-                    strip<4>(block, kStep, x + i * p, p, s.a + j, ld, p);
-                } else {
-                    for (int r = 0; r < rows; ++r) strip<1>(block + r * kStep, kStep, x + (i + r) * p, p, s.a + j, ld, p);
-                }
+            for (int i = j; i < n; i += 6) {
+                double block[6 * kStep];
+                const int rows = n - i < 6 ? n - i : 6;
+                columns_of<kVectors>(block, kStep, x + i * p, p, s.a + j, ld, rows, p);
                 for (int r = 0; r < rows; ++r)
                     for (int c = 0; c < width; ++c) sum[(i + r) * n + j + c] += block[r * kStep + c];
             }
@@ -204,8 +201,8 @@ static bool dominant(const mn::Grassmann& call, Space& s, double* matrix) {
     orthonormal_rows(q, p, n);
     for (int step = 0; step < 40; ++step) {
         mul(image, q, ld, matrix, n, p, n);
-        transpose(s.tall[0], q, ld, p, n);
-        mul(s.small[0], image, ld, s.tall[0], p, p, n);  // Rayleigh's quotient
+        transpose(s.tall, q, ld, p, n);
+        mul(s.small[0], image, ld, s.tall, p, p, n);  // Rayleigh's quotient
         mul(s.c, s.small[0], small, q, n, p, p);
         residual = square = 0;
         for (int i = 0; i < p; ++i)
@@ -311,12 +308,14 @@ static void finish(const mn::Grassmann& call, int64_t begin, int64_t end, Space&
     }
 }
 
-// sum[j] += factor_j (A B)[j] for A (n x p) and B (p x p); the factor is `times` or, after the first p, `reflected`
-static void add_product(double* sum, const double* a, int lda, const double* b, double times, double reflected, Space& s) {
-    const int p = s.p, n = s.n, ld = padded(p);
-    mul(s.tall[1], a, lda, b, p, n, p);
-    for (int j = 0; j < n; ++j)
-        for (int i = 0; i < p; ++i) sum[j * p + i] += (j < p ? times : reflected) * s.tall[1][j * ld + i];
+// sum += times A^T B for A (p x p) and rows B (p x n)
+static void add_product(double* sum, const double* a, const double* rows, double times, Space& s) {
+    const int p = s.p, n = s.n, ld = padded(n), small = padded(p);
+    for (int i = 0; i < p; ++i)
+        for (int j = 0; j < p; ++j) s.small[2][i * small + j] = times * a[j * small + i];
+    mul(s.d, s.small[2], small, rows, n, p, p);
+    for (int i = 0; i < p; ++i)
+        for (int j = 0; j < n; ++j) sum[i * n + j] += s.d[i * ld + j];
 }
 
 // The gradient in x of y = x H (2 S H^T) - S x, from the one in y, both in rows: g (2 S H) H^T - S g; `second` is H with
@@ -331,7 +330,7 @@ static void undo_gradient(double* out, double* g, Space& s) {
 }
 
 // in 0: gradient in the frames, 1..: saved, 6: half the way to the bias or null, 7: to the mean or null; number: t;
-// out 1: gradients in x, or without 7 in the centred samples in rows, 2: gradients in t; sum: in half the bias
+// out 1: gradients in x, or without 7 in the centred samples in rows, 2: gradients in t; sum: in half the bias, in rows
 static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
     const int p = s.p, m = s.m, n = s.n, ld = padded(n), size = p * n;
     const bool biased = call.in[6] != nullptr, undo = call.in[7] != nullptr;
@@ -348,9 +347,8 @@ static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
             mul(s.small[0], s.b, ld, s.first[0], p, p, n);  // across
             mul(s.small[1], s.a, ld, s.first[0], p, p, n);
             for (int i = 0; i < p * padded(p); ++i) s.small[1][i] *= 2;  // its gradient
-            add_product(sum, given, p, s.small[0], 2, 2, s);
-            transpose(s.tall[0], s.b, ld, p, n);
-            add_product(sum, s.tall[0], padded(p), s.small[1], 1, 1, s);
+            add_product(sum, s.small[0], s.a, 2, s);
+            add_product(sum, s.small[1], s.b, 1, s);
             mul(s.b, s.small[1], padded(p), s.first[1], n, p, p);
             subtract(s.b, s.a, p * ld);
             reflect_rows(s.b, p, n);
@@ -372,7 +370,7 @@ static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
 }
 
 // in 0: x, 1..: saved, 6: gradients in the centred samples in rows, 7: half the way to the mean; number: gradient in
-// every squared length; out 1: gradients in x; sum: in half the mean
+// every squared length; out 1: gradients in x; sum: in half the mean, in rows
 static void pull_back(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
     const int p = s.p, m = s.m, n = s.n, ld = padded(n), size = p * n;
     frame_of(s.second, call.in[7], 1, 1, p, n);
@@ -387,11 +385,61 @@ static void pull_back(const mn::Grassmann& call, int64_t begin, int64_t end, Spa
         unpack(s.a, s.packed, n, p, n);
         undo_gradient(s.b, s.a, s);
         write_rows(call.out[1] + k * size, s.b, p, n);
-        add_product(sum, x, p, s.small[0], 1, 1, s);
         transpose(s.c, x, p, n, p);
+        add_product(sum, s.small[0], s.c, 1, s);
         mul(s.small[1], s.c, ld, s.second[0], p, p, n);  // across
-        transpose(s.tall[0], s.a, ld, p, n);
-        add_product(sum, s.tall[0], padded(p), s.small[1], 2, 2, s);
+        add_product(sum, s.small[1], s.a, 2, s);
+    }
+}
+
+MN_INLINE Vd x_cot_x(Vd x) {  // for 0 <= x < pi, not 0 itself
+    const Vd half = sine_of(x * broadcast(0.5));
+    return x * (broadcast(1.0) - broadcast(2.0) * half * half) / sine_of(x);
+}
+
+// in 0: a tangent vector (n x p) at the base, 1..: saved, p x n off the base; sum: what the Hessians of half the squared
+// distances make of it, in rows, but for the product from the right with the sum of V (x cot x) V^T, which stands behind
+static void hessian(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
+    const int p = s.p, n = s.n, ld = padded(n), small = padded(p);
+    double *const own = s.a, *const even = s.c, *const odd = s.first[1];
+    unpack(s.first[0], call.in[0], p, n, p);
+    for (int64_t k = begin; k < end; ++k) {
+        const Saved saved = saved_in(call, 1, k, n);
+        double *right = s.small[0], *left = s.small[1], *turned = s.small[2], *weighed = s.small[3];
+        unpack(right, saved.right, p, p, p);
+        unpack(left, saved.left, p, p, p);
+        for (int i = 0; i < p; ++i)
+            for (int j = 0; j < p; ++j) right[i * small + j] /= saved.sine[i];
+        unpack(s.a, saved.off, n, p, n);
+        mul(s.b, right, small, s.a, n, p, p);  // W^T
+        mul(turned, s.b, ld, s.first[0], p, p, n);
+        mul(weighed, turned, small, left, p, p, p);  // W^T Y V
+        double* const angles = right;  // in vectors: one row, then the kernels
+        memset(angles, 0, sizeof(double) * small);
+        memcpy(angles, saved.angles, sizeof(double) * p);
+        for (int j = 0; j < p; j += Simd<double>::W) store(own + j, x_cot_x(load(angles + j) + broadcast(0x1p-511)));
+        for (int i = 0; i < p; ++i)
+            for (int j = 0; j < small; j += Simd<double>::W) {
+                const Vd row = broadcast(angles[i]), column = load(angles + j), tiny = broadcast(0x1p-511);
+                const Vd gap = row - column;
+                store(even + i * small + j, x_cot_x((gap < Vd{} ? -gap : gap) + tiny));
+                store(odd + i * small + j, x_cot_x(row + column + tiny));
+            }
+        for (int i = 0; i < p; ++i)
+            for (int j = 0; j < small; ++j) {
+                const double same = even[i * small + j], turn = odd[i * small + j];
+                turned[i * small + j] = j < p ? ((same + turn) / 2 - own[j]) * weighed[i * small + j] +
+                                                    (same - turn) / 2 * weighed[j * small + i]
+                                              : 0;
+            }
+        transpose(weighed, left, small, p, p);
+        mul(right, turned, small, weighed, p, p, p);
+        add_product(sum, right, s.b, 1, s);
+        for (int i = 0; i < p; ++i)
+            for (int j = 0; j < small; ++j) weighed[i * small + j] *= j < p ? own[i] : 0;
+        mul(turned, left, small, weighed, p, p, p);
+        for (int i = 0; i < p; ++i)
+            for (int j = 0; j < p; ++j) sum[p * n + i * p + j] += turned[i * small + j];
     }
 }
 
@@ -437,9 +485,9 @@ static bool shot(const mn::Grassmann& call, Space& s) {
         if (!based)
             for (int i = 0; i < p; ++i)
                 for (int j = 0; j < p; ++j) s.a[i * ld + j] = 0;
-        unpack(s.tall[0], call.in[0], p, n, p);
-        if (!based) memset(s.tall[0], 0, sizeof(double) * p * padded(p));
-        mul(s.small[0], s.a, ld, s.tall[0], p, p, n);
+        unpack(s.tall, call.in[0], p, n, p);
+        if (!based) memset(s.tall, 0, sizeof(double) * p * padded(p));
+        mul(s.small[0], s.a, ld, s.tall, p, p, n);
         pack(s.gram, p, s.small[0], p, p);
         double *angles = call.out[3] + p, *rows = call.out[3] + 2 * p;
         const mn::Eigen values{s.gram, angles, rows, s.status, 1, p};
@@ -473,15 +521,13 @@ static bool shot(const mn::Grassmann& call, Space& s) {
     return true;
 }
 
-// in 0: gradient in the half, 1..: saved by `shot`, 6: direction or null, 7: base or null; out 0: the gradient in the
+// in 0: gradient in the half in rows, 1..: saved by `shot`, 6: direction or null, 7: base or null; out 0: the gradient in the
 // direction, or without one in the point
 static void shot_gradient(const mn::Grassmann& call, Space& s) {
     const int p = s.p, m = s.m, n = s.n, ld = padded(n), small = padded(p);
     const double half = 0.5;
     double unused;
-    transpose(s.a, call.in[0], p, n, p);
-    pack(s.packed, n, s.a, p, n);
-    mn::Angles back = one(saved_in(call, 1, 0, m), p, m, &half, s.packed);
+    mn::Angles back = one(saved_in(call, 1, 0, m), p, m, &half, call.in[0]);
     back.out[0] = s.along, back.out[1] = s.local.off, back.out[2] = &unused;
     dilate_backward(back, 0, s.scratch);
     join(s.packed, n, s.along, s.local.off, p, m);
@@ -506,10 +552,10 @@ static void shot_gradient(const mn::Grassmann& call, Space& s) {
         memset(base, 0, sizeof(double) * p * ld);
         for (int i = 0; i < p; ++i) memcpy(base + i * ld, rows + i * p, sizeof(double) * p);
     }
-    transpose(s.tall[0], s.d, ld, p, n);
-    mul(inside, s.b, ld, s.tall[0], p, p, n);
-    transpose(s.tall[0], base, ld, p, n);
-    mul(along, s.b, ld, s.tall[0], p, p, n);
+    transpose(s.tall, s.d, ld, p, n);
+    mul(inside, s.b, ld, s.tall, p, p, n);
+    transpose(s.tall, base, ld, p, n);
+    mul(along, s.b, ld, s.tall, p, p, n);
     // horizontal movements t = -sin b + cos w: the symmetric part sees differences of angles, the other one sums
     double* const turned = s.small[3];
     for (int i = 0; i < p; ++i)
@@ -572,6 +618,7 @@ static bool grassmann(const mn::Grassmann& call, int64_t begin, int64_t end, cha
         case mn::kFinish: return finish(call, begin, end, s), true;
         case mn::kGradient: return gradient(call, begin, end, s, partial), true;
         case mn::kPull: return pull_back(call, begin, end, s, partial), true;
+        case mn::kHessian: return hessian(call, begin, end, s, partial), true;
         case mn::kTangentsGradient: return tangents_gradient(call, begin, end, s), true;
         case mn::kShotGradient: return shot_gradient(call, s), true;
     }

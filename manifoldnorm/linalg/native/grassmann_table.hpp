@@ -6,8 +6,8 @@
 namespace mn {
 
 enum GrassmannOperation : int {
-    kChordal, kDominant, kTangents, kShot, kCentre, kFinish, kGradient, kPull, kTangentsGradient, kShotGradient, kMove,
-    kGrassmannOperations
+    kChordal, kDominant, kTangents, kHessian, kShot, kCentre, kFinish, kGradient, kPull, kTangentsGradient,
+    kShotGradient, kMove, kGrassmannOperations
 };
 
 // One call on `batch` frames of p vectors in p + m dimensions; see grassmann.hpp for the operands.
