@@ -13,6 +13,7 @@ from torch import Tensor
 
 import manifoldnorm as mn
 from manifoldnorm.linalg import _fused, _grassmann
+from manifoldnorm.linalg.native import INSTRUCTION_SETS, kernels
 from manifoldnorm.nn import _paths
 from manifoldnorm.stats import Exact, FixedPoint, Karcher, Newton
 
@@ -157,6 +158,19 @@ def test_grassmann(kind: Any, mean: Any, through: bool, bias: Any) -> None:
 
 
 @COMPILED
+@pytest.mark.parametrize("instructions", range(3))
+def test_grassmann_with_each_instruction_set(instructions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = kernels()
+    assert not isinstance(library, str)
+    if instructions > library.best:
+        pytest.skip(f"this processor has no {INSTRUCTION_SETS[instructions]}")
+    monkeypatch.setattr(library, "best", instructions)
+    for n, p, count in ((50, 10, 30), (40, 20, 5), (2, 1, 20)):
+        layer = layer_of(mn.nn.GyroBatchNorm, mn.Grassmann(n, p), torch.float64)
+        assert_same(layer, frames(layer.manifold, count), 1e-12)
+
+
+@COMPILED
 @pytest.mark.parametrize("through", [True, False])
 def test_grassmann_in_single_precision(through: bool) -> None:
     manifold = mn.Grassmann(7, 3)
@@ -180,20 +194,20 @@ def test_grassmann_at_vanishing_and_equal_angles() -> None:
 
 @COMPILED
 def test_chordal_mean_is_found_or_left_to_the_solver() -> None:
-    manifold, kernels = mn.Grassmann(6, 2), _grassmann
+    manifold = mn.Grassmann(6, 2)
     for size in (0.0, 0.3, 0.6):
         x = frames(manifold, 20, size)
-        expected, got = manifold.arithmetic_start(x, None), kernels.chordal_mean(x)
+        expected, got = manifold.arithmetic_start(x, None), _grassmann.chordal_mean(x)
         assert got is not None
         torch.testing.assert_close(got @ got.mT, expected @ expected.mT, atol=1e-13, rtol=0)
     # the first of orthogonal frames is an invariant space of the mean projector, but not the one wanted
     eye = torch.eye(6, dtype=torch.float64)
     x = torch.stack([eye[:, :2], eye[:, 2:4], eye[:, 2:4]])
-    assert kernels.chordal_mean(x) is None
+    assert _grassmann.chordal_mean(x) is None
     assert_same(mn.nn.GyroBatchNorm(manifold, dtype=torch.float64), x + 0.0, 1e-12)
-    assert kernels.chordal_mean(frames(manifold, 20, 1.3)) is None
+    assert _grassmann.chordal_mean(frames(manifold, 20, 1.3)) is None
     # no gap: no dominant space
-    assert kernels.chordal_mean(torch.stack([eye[:, :2], eye[:, 2:4]])) is None
+    assert _grassmann.chordal_mean(torch.stack([eye[:, :2], eye[:, 2:4]])) is None
 
 
 @COMPILED

@@ -88,16 +88,29 @@ static void transpose(double* out, const double* in, int ldi, int rows, int colu
         for (int j = 0; j < columns; ++j) out[j * ld + i] = in[i * ldi + j];
 }
 
+// A short row, without the call that a copy of unknown size costs
+MN_INLINE void copy(double* out, const double* in, int count) {
+    int i = 0;
+    for (; i + 8 <= count; i += 8) memcpy(out + i, in + i, 64);
+    if (count & 4) memcpy(out + i, in + i, 32), i += 4;
+    if (count & 2) memcpy(out + i, in + i, 16), i += 2;
+    if (count & 1) out[i] = in[i];
+}
+
 static void unpack(double* out, const double* in, int ldi, int rows, int columns) {
-    const int ld = padded(columns);
+    const int ld = padded(columns), last = ld - kStep;
     for (int i = 0; i < rows; ++i) {
-        memcpy(out + i * ld, in + i * ldi, sizeof(double) * columns);
-        for (int j = columns; j < ld; ++j) out[i * ld + j] = 0;
+        for (int j = last; j < ld; j += Simd<double>::W) store(out + i * ld + j, Vd{});
+        copy(out + i * ld, in + i * ldi, columns);
     }
 }
 
+static void copy_rows(double* out, int ldo, const double* in, int ldi, int rows, int columns) {
+    for (int i = 0; i < rows; ++i) copy(out + i * ldo, in + i * ldi, columns);
+}
+
 static void pack(double* out, int ldo, const double* in, int rows, int columns) {
-    for (int i = 0; i < rows; ++i) memcpy(out + i * ldo, in + i * padded(columns), sizeof(double) * columns);
+    copy_rows(out, ldo, in, padded(columns), rows, columns);
 }
 
 // Scratch memory: padded small matrices one after the other

@@ -93,16 +93,10 @@ static void reflect_rows(double* rows, int p, int n) {
         for (int j = p; j < n; ++j) rows[i * ld + j] = -rows[i * ld + j];
 }
 
-static void pack_part(double* out, const double* in, int ldi, int rows, int columns) {
-    for (int i = 0; i < rows; ++i) memcpy(out + i * columns, in + i * ldi, sizeof(double) * columns);
-}
-
 // rows (p x (p + m), their distance ld) of the parts
 static void join(double* out, int ld, const double* along, const double* off, int p, int m) {
-    for (int i = 0; i < p; ++i) {
-        memcpy(out + i * ld, along + i * p, sizeof(double) * p);
-        memcpy(out + i * ld + p, off + i * m, sizeof(double) * m);
-    }
+    copy_rows(out, ld, along, p, p, p);
+    copy_rows(out + p, ld, off, m, p, m);
 }
 
 static void subtract(double* out, const double* other, int count) {
@@ -270,8 +264,8 @@ static bool centre(const mn::Grassmann& call, int64_t begin, int64_t end, Space&
             mul(s.b, s.small[0], padded(p), s.first[1], n, p, p);
             reflect_rows(s.a, p, n);
             subtract(s.b, s.a, p * ld);
-            pack_part(s.along + k * p * p, s.b, ld, p, p);
-            pack_part(saved.off + k * p * m, s.b + p, ld, p, m);
+            copy_rows(s.along + k * p * p, p, s.b, ld, p, p);
+            copy_rows(saved.off + k * p * m, m, s.b + p, ld, p, m);
         }
         if (!decompose(s, saved, count, m)) return false;
         for (int k = 0; k < count; ++k) {
@@ -508,8 +502,8 @@ static bool shot(const mn::Grassmann& call, Space& s) {
         }
     }
     const Saved saved = saved_out(call, 2, 0, m, s.local);
-    pack_part(s.along, s.b, ld, p, p);
-    pack_part(saved.off, s.b + p, ld, p, m);
+    copy_rows(s.along, p, s.b, ld, p, p);
+    copy_rows(saved.off, m, s.b + p, ld, p, m);
     if (!decompose(s, saved, 1, m)) return false;
     const double times[] = {0.5, 1.0};
     for (int k = 0; k < 2; ++k) {
