@@ -53,7 +53,7 @@ class Wheel(bdist_wheel):
 
 KERNELS = Extension(
     "manifoldnorm.linalg.native._kernels",
-    sources=[str(NATIVE / f"{name}.cpp") for name in ("dispatch", "angles", "baseline", "avx2", "avx512")],
+    sources=[str(NATIVE / f"{name}.cpp") for name in ("dispatch", "angles", "grassmann", "baseline", "avx2", "avx512")],
     depends=[str(path) for path in sorted(NATIVE.glob("*.hpp"))],
     optional=True,
 )

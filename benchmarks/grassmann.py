@@ -93,7 +93,10 @@ def batch_of(count: int, n: int, p: int, dtype: torch.dtype) -> Tensor:
     return m.exp(centre, 0.5 * m.random_tangent(centre, generator) / m.dim**0.5).detach().to(dtype)
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+CLOCKS = {"wall": time.perf_counter, "thread": time.thread_time}
+
+
+def measure(steps: dict[str, Step], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Time all steps interleaved, so that a change of the machine's speed meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -101,13 +104,13 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
             step()
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return times
 
 
-def table(count: int, n: int, p: int, dtype: torch.dtype, rounds: int) -> list[str]:
+def table(count: int, n: int, p: int, dtype: torch.dtype, rounds: int, clock: str) -> list[str]:
     """The rows of one batch size."""
     x = batch_of(count, n, p, dtype)
     weight = torch.randn(x.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
@@ -122,7 +125,7 @@ def table(count: int, n: int, p: int, dtype: torch.dtype, rounds: int) -> list[s
         return step
 
     layers = cases(n, p, dtype)
-    times = measure({name: training_step(name, layer) for name, layer in layers.items()}, rounds)
+    times = measure({name: training_step(name, layer) for name, layer in layers.items()}, rounds, CLOCKS[clock])
     unit = statistics.median(times["published operations, Cayley (its default)"])
     rows = [
         f"| batch {count}, n {n}, p {p}, {dtype} | ms | quartiles | times faster | finite gradient |",
@@ -145,17 +148,22 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="thread: processor time of one thread, on a busy machine"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.clock == "thread" and arguments.threads != 1:
+        parser.error("--clock thread counts one thread only: use --threads 1")
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
     lines = [
         f"{platform.machine()}, torch {torch.__version__}, {arguments.threads} thread(s), "
-        f"medians of {arguments.rounds} interleaved rounds",
+        f"medians of {arguments.rounds} interleaved rounds, {arguments.clock} time",
         "",
     ]
     for count in arguments.batch:
-        lines += [*table(count, arguments.n, arguments.p, dtype, arguments.rounds), ""]
+        lines += [*table(count, arguments.n, arguments.p, dtype, arguments.rounds, arguments.clock), ""]
     print("\n".join(lines))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

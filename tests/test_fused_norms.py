@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 import manifoldnorm as mn
-from manifoldnorm.linalg import _fused
+from manifoldnorm.linalg import _fused, _grassmann
+from manifoldnorm.linalg.native import INSTRUCTION_SETS, kernels
 from manifoldnorm.nn import _paths
 from manifoldnorm.stats import Exact, FixedPoint, Karcher, Newton
 
@@ -182,6 +184,114 @@ def test_steps_that_leave_the_domain_are_left_to_the_template() -> None:
     manifold = mn.BuresWasserstein(N)
     layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, torch.float64, 9.0, grad_through_stats=False)
     assert_same(layer, points(mn.AffineInvariant(N), 10), 0.0, "template")
+
+
+def frames(manifold: Any, count: int, size: float = 0.5, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Frames about a common centre, in any bases."""
+    generator = torch.Generator().manual_seed(4)
+    centre = manifold.random_point(generator=generator, dtype=torch.float64).expand(count, *manifold.point_shape)
+    x = manifold.exp(centre, size * manifold.random_tangent(centre, generator) / manifold.dim**0.5)
+    p = manifold.point_shape[-1]
+    turn = torch.linalg.qr(torch.randn(count, p, p, dtype=torch.float64, generator=generator))[0]
+    return (x @ turn).to(dtype)
+
+
+GRASSMANN = list(
+    itertools.product(
+        (mn.nn.GyroBatchNorm, mn.nn.RiemannianBatchNorm),
+        (None, Karcher(1), Karcher(3), Newton(1), Newton(2), Exact()),
+        (True, False),
+        ("tangent", "manifold", False),
+    )
+)
+
+
+@COMPILED
+@pytest.mark.parametrize(("kind", "mean", "through", "bias"), GRASSMANN)
+def test_grassmann(kind: Any, mean: Any, through: bool, bias: Any) -> None:
+    for n, p, count in ((7, 3, 10), (5, 3, 40), (3, 1, 2), (4, 3, 1)):
+        options = {"mean": mean, "grad_through_stats": through, "bias": bias}
+        layer = layer_of(kind, mn.Grassmann(n, p), torch.float64, **options)
+        assert_same(layer, frames(layer.manifold, count), 1e-12)
+
+
+@COMPILED
+@pytest.mark.parametrize("instructions", range(3))
+def test_grassmann_with_each_instruction_set(instructions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = kernels()
+    assert not isinstance(library, str)
+    if instructions > library.best:
+        pytest.skip(f"this processor has no {INSTRUCTION_SETS[instructions]}")
+    monkeypatch.setattr(library, "best", instructions)
+    for n, p, count in ((50, 10, 30), (40, 20, 5), (2, 1, 20)):
+        layer = layer_of(mn.nn.GyroBatchNorm, mn.Grassmann(n, p), torch.float64)
+        assert_same(layer, frames(layer.manifold, count), 1e-12)
+
+
+@COMPILED
+@pytest.mark.parametrize("through", [True, False])
+def test_grassmann_in_single_precision(through: bool) -> None:
+    manifold = mn.Grassmann(7, 3)
+    layer = layer_of(mn.nn.GyroBatchNorm, manifold, torch.float32, grad_through_stats=through)
+    x = frames(manifold, 10, dtype=torch.float32)
+    assert_same(layer, x, 1e-4)
+    with mn.linalg.precision("native"):
+        assert_same(layer, x, 0.0, "template")
+
+
+@COMPILED
+def test_grassmann_at_vanishing_and_equal_angles() -> None:
+    """A batch that is its mean, at the origin and off it, and the bias at the origin."""
+    manifold = mn.Grassmann(6, 2)
+    layer = mn.nn.GyroBatchNorm(manifold, dtype=torch.float64)
+    for x in (manifold.origin(5, dtype=torch.float64).contiguous(), frames(manifold, 1).expand(5, 6, 2).contiguous()):
+        assert_same(layer, x, 1e-12)
+        got, _ = step(layer, x, torch.ones_like(x), False)
+        assert all(bool(value.isfinite().all()) for value in got.values())
+
+
+@COMPILED
+def test_chordal_mean_is_found_or_left_to_the_solver() -> None:
+    manifold = mn.Grassmann(6, 2)
+    for size in (0.0, 0.3, 0.6):
+        x = frames(manifold, 20, size)
+        expected, got = manifold.arithmetic_start(x, None), _grassmann.chordal_mean(x)
+        assert got is not None
+        torch.testing.assert_close(got @ got.mT, expected @ expected.mT, atol=1e-13, rtol=0)
+    # the first of orthogonal frames is an invariant space of the mean projector, but not the one wanted
+    eye = torch.eye(6, dtype=torch.float64)
+    x = torch.stack([eye[:, :2], eye[:, 2:4], eye[:, 2:4]])
+    assert _grassmann.chordal_mean(x) is None
+    assert_same(mn.nn.GyroBatchNorm(manifold, dtype=torch.float64), x + 0.0, 1e-12)
+    assert _grassmann.chordal_mean(frames(manifold, 20, 1.3)) is None
+    # no gap: no dominant space
+    assert _grassmann.chordal_mean(torch.stack([eye[:, :2], eye[:, 2:4]])) is None
+
+
+@COMPILED
+def test_grassmann_across_threads_and_after_checks() -> None:
+    manifold = mn.Grassmann(12, 3)
+    layer, x = layer_of(mn.nn.GyroBatchNorm, manifold, torch.float64), frames(manifold, 300)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(step(layer, x, torch.ones_like(x), False)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0][name], value) for name, value in results[1].items())
+    checked = layer_of(mn.nn.GyroBatchNorm, manifold, torch.float64, check_input=True)
+    assert_same(checked, x, 0.0, "template")
+    assert_same(layer_of(mn.nn.RiemannianBatchNorm, manifold, torch.float64, route="direct"), x, 0.0, "template")
+
+
+@COMPILED
+def test_second_derivatives_of_grassmann_norms_raise() -> None:
+    layer, x = mn.nn.GyroBatchNorm(mn.Grassmann(5, 2), dtype=torch.float64), frames(mn.Grassmann(5, 2), 4)
+    for template in (False, True):
+        with _paths.template_only() if template else contextlib.nullcontext(), pytest.raises(NotImplementedError):
+            _penalty(layer, x.requires_grad_())
 
 
 FLAT: list[tuple[Any, int | None, Any]] = list(

@@ -51,6 +51,7 @@ COMPILED = {  # fused with the compiled kernels
     "Riemannian-AffineInvariant-power",
     "Riemannian-BuresWasserstein-detached",
     "Lie-CholeskyRightInvariant",
+    "Gyro-Grassmann",
 }
 # layers that move neither by a gyrotranslation nor by the transport that equals it
 ONE_WAY = {"PoincareMidpoint", "Riemannian-Rotations", "Riemannian-Product-joint"}

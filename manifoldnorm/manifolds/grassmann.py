@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import linalg, stats
-from manifoldnorm.linalg import principal
+from manifoldnorm.linalg import _grassmann, principal
 from manifoldnorm.linalg.polar import polar
 from manifoldnorm.manifolds import _frames
 from manifoldnorm.manifolds._checks import first_bad
@@ -80,7 +80,12 @@ class Grassmann(Manifold, Gyrogroup):
         """Return ``exp(p, t log(p, q))``, from one decomposition."""
         if torch.is_grad_enabled() or p.shape != q.shape:
             return _point(p, _frames.ray_between(p, q), t)
-        base, gap = _frames.orthonormal(p), _frames.orthonormal(q) - _frames.orthonormal(p)
+        base, target = _frames.orthonormal(p), _frames.orthonormal(q)
+        if isinstance(t, float) and _grassmann.usable(base) and _grassmann.usable(target):
+            moved = _grassmann.move(base, target, t)
+            if moved is not None:
+                return moved.to(p.dtype)
+        gap = target - base
         along = base.mT @ gap
         eye = torch.eye(p.shape[-1], dtype=base.dtype, device=p.device)
         y = principal.dilate(principal.principal((eye + along).mT, (gap - base @ along).mT), t)
@@ -242,9 +247,10 @@ class Grassmann(Manifold, Gyrogroup):
 
     def mean_step(self, p: Tensor, direction: Tensor) -> Tensor:
         """Return the exponential of ``direction`` in the frame nearest to the origin, whatever the frame ``p``."""
-        v = widened(direction)
+        base = widened(p)
+        v = self.project_tangent(base, widened(direction))  # for the gradient: its other part would mislead the Hessian
         along, off = _frames.ray(v).at(1.0)
-        return _frames.aligned(widened(p) @ along + off).to(p.dtype)
+        return _frames.aligned(base @ along + off).to(p.dtype)
 
 
 def _point(p: Tensor, ray: Ray, t: Tensor | float) -> Tensor:

@@ -25,9 +25,11 @@ class Plan:
     eps: float
     through: bool
 
-    def run(self, x: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def run(
+        self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output, and the mean and the variance without gradient; the bias is a point."""
-        outputs: Any = FusedFlat.apply(x, log_scale, bias, self)
+        outputs: Any = FusedFlat.apply(x, log_scale, point, self)
         return outputs
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg import _fused
+from manifoldnorm.linalg import _grassmann as frames
 from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._precision import native, widens, working_dtype
 from manifoldnorm.linalg._program import Declined
@@ -19,6 +20,7 @@ from manifoldnorm.manifolds import (
     BuresWasserstein,
     Diffeo,
     Euclidean,
+    Grassmann,
     LogCholesky,
     LogEuclidean,
     Manifold,
@@ -31,6 +33,7 @@ from manifoldnorm.nn import (
     _fused_bures,
     _fused_charted,
     _fused_flat,
+    _fused_grassmann,
     _inputs,
     _running,
     moves,
@@ -39,7 +42,7 @@ from manifoldnorm.nn._programmed import Run
 from manifoldnorm.nn.statistics import Batch, Observed
 from manifoldnorm.stats import Exact, Karcher, Newton
 
-Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan
+Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan | _fused_grassmann.Plan
 
 
 def _affine_invariant(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
@@ -68,6 +71,15 @@ def _flat(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
     return _fused_flat.Plan(base, scale, layer.eps, layer.grad_through_stats)
 
 
+def _grassmann(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
+    mean = layer._mean_policy or base.default_mean
+    if y.ndim != 3 or not frames.usable(y) or layer.check_input or type(mean) not in (Karcher, Newton, Exact):
+        return None
+    if layer._select_move(base) is not moves.by_gyrogroup:
+        return None
+    return _fused_grassmann.Plan(base, mean, scale, layer.eps, layer.grad_through_stats)
+
+
 _FLAT = (
     Euclidean,
     SymmetricMatrices,
@@ -79,10 +91,12 @@ _FLAT = (
 _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
     AffineInvariant: _affine_invariant,
     BuresWasserstein: _bures,
+    Grassmann: _grassmann,
     **dict.fromkeys(_FLAT, _flat),
 }
 
 
+_PROGRAMS = (_fused_affine_invariant.Plan, _fused_bures.Plan)
 _CHARTS: dict[tuple[type, type], Any] = {
     (LogEuclidean, MatrixLog): _fused_charted.LogChart,
     (LogCholesky, LogCholeskyChart): _fused_charted.CholeskyChart,
@@ -195,30 +209,24 @@ def fused(
     plan = _plan(layer, base, metric_scale, y)
     if plan is None or (per_domain is not None and not _by_domain(plan)):
         return None
-    if isinstance(plan, _fused_flat.Plan):
-        return _in_torch(layer, plan, manifold, chart, base, metric_scale, y)
     tangent = point = None
-    if layer.bias_kind == "tangent":  # the program itself projects where there is no chart in between
+    if layer.bias_kind == "tangent" and not isinstance(plan, _fused_flat.Plan):
+        # the operation itself projects where there is no chart in between
         tangent = layer.bias if chart is None else layer._base_tangent_bias(manifold, base)
     elif layer.bias_kind:
         point = layer._base_bias(manifold, chart, base)
-    run = _run(layer, chart, base, y, per_domain)
+    inputs = (y, layer.log_scale if layer.affine else None, tangent, point)
     try:
-        out = plan.run(y, layer.log_scale if layer.affine else None, tangent, point, run)
+        if isinstance(plan, _PROGRAMS):
+            run = _run(layer, chart, base, y, per_domain)
+            out = plan.run(*inputs, run)
+            _follow(layer, Observed(base, chart, metric_scale, y, None, y, None), run, chart)
+        else:
+            out, mean, variance = plan.run(*inputs)
+            layer._follow(Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
     except Declined:
         return None
     took(layer, "fused")
-    _follow(layer, Observed(base, chart, metric_scale, y, None, y, None), run, chart)
-    return out
-
-
-def _in_torch(
-    layer: Any, plan: _fused_flat.Plan, manifold: Any, chart: Any, base: Any, metric_scale: Any, y: Tensor
-) -> Tensor:
-    bias = layer._base_bias(manifold, chart, base) if layer.bias_kind else None
-    out, mean, variance = plan.run(y, layer.log_scale if layer.affine else None, bias)
-    took(layer, "fused")
-    layer._follow(Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
     return out
 
 
@@ -237,7 +245,7 @@ def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
 
 def _by_domain(plan: Plan) -> bool:
     """Return whether there is a program for statistics per domain."""
-    return isinstance(plan, _fused_affine_invariant.Plan) or (isinstance(plan, _fused_bures.Plan) and not plan.through)
+    return isinstance(plan, _PROGRAMS) and not (isinstance(plan, _fused_bures.Plan) and plan.through)
 
 
 def _run(layer: Any, chart: Diffeo | None, base: Any, y: Tensor, per_domain: Any) -> Run:

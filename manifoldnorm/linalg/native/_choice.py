@@ -122,14 +122,18 @@ def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
     return gpu if reason is None else None
 
 
-def fusing(a: Tensor) -> Kernels | None:
-    """Return the kernels if they are to run fused operations on ``a``, a real CPU tensor, or None for torch's own."""
-    return fusing_for(a.shape[-1])
+def fusing(a: Tensor, *, decompose: bool = False) -> Kernels | None:
+    """Return the kernels if they are to run fused operations on ``a``, a real CPU tensor, or None for torch's own.
+
+    With ``decompose``: operations that decompose too.
+    """
+    return fusing_for(a.shape[-1], decompose=decompose)
 
 
-def fusing_for(n: int) -> Kernels | None:
+def fusing_for(n: int, *, decompose: bool = False) -> Kernels | None:
     """Return `fusing` for n x n matrices."""
-    if _mode.get() == "torch" or n > LARGEST:
+    mode = _mode.get()
+    if mode == "torch" or (decompose and mode == "torch-eigh") or n > LARGEST:
         return None
     library = kernels()
     return None if isinstance(library, str) else library

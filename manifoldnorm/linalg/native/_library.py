@@ -75,6 +75,20 @@ class AnglesCall(ctypes.Structure):
     )
 
 
+class GrassmannCall(ctypes.Structure):
+    """One call of the kernels of batches of frames: the struct ``Grassmann`` of grassmann_table.hpp."""
+
+    _fields_ = (
+        ("operation", ctypes.c_int),
+        ("p", ctypes.c_int),
+        ("m", ctypes.c_int),
+        ("batch", ctypes.c_int64),
+        ("number", ctypes.c_double),
+        ("inputs", ctypes.c_void_p * 9),
+        ("outputs", ctypes.c_void_p * 7),
+    )
+
+
 class Kernels:
     """The functions of the compiled library at ``path``.
 
@@ -104,6 +118,8 @@ class Kernels:
         )
         self._angles = library.mn_angles
         self._angles.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+        self._grassmann = library.mn_grassmann
+        self._grassmann.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
         self.best: int = library.mn_best()
         self._check()
 
@@ -155,6 +171,13 @@ class Kernels:
         """Run an operation on principal angles; the arguments of its operands are contiguous and outlive the call."""
         if self._angles(self.best, ctypes.byref(call), torch.get_num_threads()):
             raise ValueError("kernel of principal angles: an argument is out of range")
+
+    def grassmann(self, call: GrassmannCall) -> bool:
+        """Run an operation on frames, as above; return whether its iterations ended."""
+        status: int = self._grassmann(self.best, ctypes.byref(call), torch.get_num_threads())
+        if status < 0:
+            raise ValueError("kernel of frames: an argument is out of range")
+        return status == 0
 
     def _check(self) -> None:
         """Decompose matrices with eigenvalues 1, 2, 4 and compare."""

@@ -37,26 +37,48 @@ MN_INLINE Vd sine_of(Vd x) {
     return (Vd)((Id)value ^ ((Id)shifted << 63));
 }
 
-// C = A B for R rows of A, one strip of columns
-template <int R> MN_INLINE void strip(double* c, int ldc, const double* a, int lda, const double* b, int ldb, int inner) {
-    constexpr int N = kStep / Simd<double>::W;
+// C = A B for R rows of A and N vectors of columns
+template <int R, int N>
+MN_INLINE void strip(double* c, int ldc, const double* a, int lda, const double* b, int ldb, int inner) {
     Vd sum[R][N] = {};
-    for (int k = 0; k < inner; ++k)
-        for (int v = 0; v < N; ++v) {
-            const Vd row = load(b + k * ldb + v * Simd<double>::W);
-            for (int r = 0; r < R; ++r) sum[r][v] = fma(broadcast(a[r * lda + k]), row, sum[r][v]);
+    for (int k = 0; k < inner; ++k) {
+        Vd row[N];
+        for (int v = 0; v < N; ++v) row[v] = load(b + k * ldb + v * Simd<double>::W);
+        for (int r = 0; r < R; ++r) {
+            const Vd x = broadcast(a[r * lda + k]);
+            for (int v = 0; v < N; ++v) sum[r][v] = fma(x, row[v], sum[r][v]);
         }
+    }
     for (int r = 0; r < R; ++r) memcpy(c + r * ldc, sum[r], sizeof sum[r]);
+}
+
+constexpr int kVectors = kStep / Simd<double>::W;
+constexpr int kStripRows = kCarried >= 10 || kVectors <= 2 ? 6 : 3;  // so many that sums stay in registers
+
+// C = A B for N vectors of columns: rows in parts of about the same size, for each is a chain of dependent sums
+template <int N>
+static void columns_of(double* c, int ldc, const double* a, int lda, const double* b, int ldb, int rows, int inner) {
+    for (int parts = (rows + kStripRows - 1) / kStripRows; parts > 0; --parts) {
+        const int size = (rows + parts - 1) / parts;
+        switch (size) {
+            case 1: strip<1, N>(c, ldc, a, lda, b, ldb, inner); break;
+            case 2: strip<2, N>(c, ldc, a, lda, b, ldb, inner); break;
+            case 3: strip<3, N>(c, ldc, a, lda, b, ldb, inner); break;
+            case 4: strip<4, N>(c, ldc, a, lda, b, ldb, inner); break;
+            case 5: strip<5, N>(c, ldc, a, lda, b, ldb, inner); break;
+            default: strip<6, N>(c, ldc, a, lda, b, ldb, inner); break;
+        }
+        c += size * ldc, a += size * lda, rows -= size;
+    }
 }
 
 // C = A B; the columns of B and C are padded, all leading dimensions are those of padded columns
 static void mul(double* c, const double* a, int lda, const double* b, int columns, int rows, int inner) {
     const int ld = padded(columns);
-    for (int j = 0; j < columns; j += kStep) {
-        int i = 0;
-        for (; i + 4 <= rows; i += 4) strip<4>(c + i * ld + j, ld, a + i * lda, lda, b + j, ld, inner);
-        for (; i < rows; ++i) strip<1>(c + i * ld + j, ld, a + i * lda, lda, b + j, ld, inner);
-    }
+    int j = 0;
+    if (kVectors == 1)
+        for (; j + 2 * kStep <= ld; j += 2 * kStep) columns_of<2>(c + j, ld, a, lda, b + j, ld, rows, inner);
+    for (; j < ld; j += kStep) columns_of<kVectors>(c + j, ld, a, lda, b + j, ld, rows, inner);
 }
 
 static void transpose(double* out, const double* in, int ldi, int rows, int columns) {
@@ -66,16 +88,29 @@ static void transpose(double* out, const double* in, int ldi, int rows, int colu
         for (int j = 0; j < columns; ++j) out[j * ld + i] = in[i * ldi + j];
 }
 
+// A short row, without the call that a copy of unknown size costs
+MN_INLINE void copy(double* out, const double* in, int count) {
+    int i = 0;
+    for (; i + 8 <= count; i += 8) memcpy(out + i, in + i, 64);
+    if (count & 4) memcpy(out + i, in + i, 32), i += 4;
+    if (count & 2) memcpy(out + i, in + i, 16), i += 2;
+    if (count & 1) out[i] = in[i];
+}
+
 static void unpack(double* out, const double* in, int ldi, int rows, int columns) {
-    const int ld = padded(columns);
+    const int ld = padded(columns), last = ld - kStep;
     for (int i = 0; i < rows; ++i) {
-        memcpy(out + i * ld, in + i * ldi, sizeof(double) * columns);
-        for (int j = columns; j < ld; ++j) out[i * ld + j] = 0;
+        for (int j = last; j < ld; j += Simd<double>::W) store(out + i * ld + j, Vd{});
+        copy(out + i * ld, in + i * ldi, columns);
     }
 }
 
+static void copy_rows(double* out, int ldo, const double* in, int ldi, int rows, int columns) {
+    for (int i = 0; i < rows; ++i) copy(out + i * ldo, in + i * ldi, columns);
+}
+
 static void pack(double* out, int ldo, const double* in, int rows, int columns) {
-    for (int i = 0; i < rows; ++i) memcpy(out + i * ldo, in + i * padded(columns), sizeof(double) * columns);
+    copy_rows(out, ldo, in, padded(columns), rows, columns);
 }
 
 // Scratch memory: padded small matrices one after the other
@@ -103,10 +138,11 @@ static int64_t angles_memory(int p, int m) {
 MN_INLINE double dot(const double* a, const double* b, int ld) {
     Vd sum = load(a) * load(b);
     for (int i = Simd<double>::W; i < ld; i += Simd<double>::W) sum = fma(load(a + i), load(b + i), sum);
-    double lanes[Simd<double>::W], total = 0;
+    double lanes[Simd<double>::W];
     memcpy(lanes, &sum, sizeof sum);
-    for (int i = 0; i < Simd<double>::W; ++i) total += lanes[i];
-    return total;
+    for (int half = Simd<double>::W / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
 }
 
 // x -= 2 <h, x> h for a unit vector h, or 0
@@ -119,23 +155,27 @@ MN_INLINE void reflect(const double* h, double* x, int ld) {
 }
 
 // Householder's factorisation of columns (a row of `q` each): they become the columns of the orthogonal factor, turned
-// so that the diagonal, returned as `cosine`, is not negative.
+// so that the diagonal, returned as `cosine`, is not negative. Each reflection meets all columns before the next one:
+// what it does to them is independent.
 static void orthonormal(double* q, double* reflectors, double* cosine, int p) {
     const int ld = padded(p);
+    alignas(64) double signs[mn::kLargestAngles];
+    memcpy(reflectors, q, sizeof(double) * p * ld);
     for (int k = 0; k < p; ++k) {
         double* const x = reflectors + k * ld;
-        memcpy(x, q + k * ld, sizeof(double) * ld);
-        for (int j = 0; j < k; ++j) reflect(reflectors + j * ld, x, ld);
         for (int i = 0; i < k; ++i) x[i] = 0;
         const double size = sqrt(dot(x, x, ld)), sign = x[k] < 0 ? -1.0 : 1.0;
         cosine[k] = size;
         x[k] += sign * size;  // the reflection maps the column to -sign size e_k
         const double norm = dot(x, x, ld), inverse = norm > 0 ? 1 / sqrt(norm) : 1;
+        signs[k] = norm > 0 ? -sign : 1.0;
         for (int i = 0; i < ld; ++i) x[i] *= inverse;
-        double* const column = q + k * ld;
-        memset(column, 0, sizeof(double) * ld);
-        column[k] = norm > 0 ? -sign : 1.0;
-        for (int j = k; j >= 0; --j) reflect(reflectors + j * ld, column, ld);
+        for (int j = k + 1; j < p; ++j) reflect(x, reflectors + j * ld, ld);
+    }
+    memset(q, 0, sizeof(double) * p * ld);
+    for (int k = p - 1; k >= 0; --k) {
+        q[k * ld + k] = signs[k];
+        for (int j = k; j < p; ++j) reflect(reflectors + k * ld, q + j * ld, ld);
     }
 }
 

@@ -2,5 +2,6 @@
 #if defined(__AVX2__)
 #define MN_ISA mn_avx2
 #include "angles.hpp"
+#include "grassmann.hpp"
 #include "table.hpp"
 #endif

@@ -2,5 +2,6 @@
 #if defined(__AVX512F__)
 #define MN_ISA mn_avx512
 #include "angles.hpp"
+#include "grassmann.hpp"
 #include "table.hpp"
 #endif

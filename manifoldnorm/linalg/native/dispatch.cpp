@@ -1,9 +1,8 @@
 // The plain C interface: choice of the instruction set, memory and threads.
-#include <stdlib.h>
-
 #include <new>
 
 #include "kernels.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace {
@@ -20,26 +19,7 @@ const mn::Kernels* table(int isa) {
     return isa == kBaseline ? &mn_baseline::kernels : nullptr;
 }
 
-// Memory that a thread keeps from call to call: fresh pages cost more than the arithmetic on them.
-class Scratch {
-  public:
-    ~Scratch() { free(memory_); }
-
-    char* reserve(int64_t bytes) {
-        if (bytes <= size_) return memory_;
-        free(memory_);
-        void* fresh = nullptr;
-        size_ = posix_memalign(&fresh, 64, static_cast<size_t>(bytes)) == 0 ? bytes : 0;
-        memory_ = size_ ? static_cast<char*>(fresh) : nullptr;
-        return memory_;
-    }
-
-  private:
-    char* memory_ = nullptr;
-    int64_t size_ = 0;
-};
-
-thread_local Scratch scratch;
+thread_local mn::Scratch scratch;
 
 struct EigenJob {
     mn::Eigen call;
@@ -90,19 +70,13 @@ template <class T> void add_parts(const char* partial, int64_t parts, int64_t si
     }
 }
 
-thread_local Scratch partials;
-
-// A further thread pays from about 150 microseconds of work on.
-int useful_threads(int64_t nanoseconds, int threads) {
-    const int64_t useful = 1 + nanoseconds / 150000;
-    return useful < threads ? static_cast<int>(useful) : threads;
-}
+thread_local mn::Scratch partials;
 
 // Decompose a batch; returns how many failed.
 int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& call, int threads) {
     const int n = call.n;
     const int useful =
-        useful_threads(call.batch * n * n * (28 + n) * 16 / 100 / (call.vectors == nullptr ? 2 : 1), threads);
+        mn::useful_threads(call.batch * n * n * (28 + n) * 16 / 100 / (call.vectors == nullptr ? 2 : 1), threads);
     const int lanes = kernels->lanes[kind];
     const int64_t vectors_full = (call.batch + lanes - 1) / lanes;
     const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;
@@ -120,13 +94,13 @@ bool run_fused(const mn::Kernels* kernels, int type, const mn::Fused& call, int 
     char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
     if (sums && partial == nullptr) return false;
     FusedJob job{call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, useful_threads(call.batch * size * call.n / 4, threads));
+    mn::parallel(FusedJob::run, &job, parts, mn::useful_threads(call.batch * size * call.n / 4, threads));
     if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call.out[2]));
     if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call.out[2]));
     return true;
 }
 
-thread_local Scratch statuses, between;
+thread_local mn::Scratch statuses, between;
 
 // Run one line of a program; false if it failed: nothing after it makes sense.
 bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line, char* const* buffers, int threads) {
