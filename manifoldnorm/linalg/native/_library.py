@@ -17,6 +17,9 @@ _KINDS = {
     (torch.float64, torch.float64): 0,
     (torch.float32, torch.float32): 1,
     (torch.float32, torch.float64): 2,
+    (torch.complex128, torch.complex128): 3,
+    (torch.complex64, torch.complex64): 4,
+    (torch.complex64, torch.complex128): 5,
 }
 
 
@@ -72,14 +75,14 @@ class Kernels:
     def eigen(
         self, a: Tensor, dtype: torch.dtype, *, vectors: bool, instruction_set: int | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Decompose the symmetric parts of real CPU matrices (..., n, n) in ``dtype``.
+        """Decompose the symmetric or Hermitian parts of CPU matrices (..., n, n) in ``dtype``.
 
-        Returns ascending eigenvalues (..., n), eigenvectors as rows (..., n, n) or None, and None or, if the iteration
-        did not end for some matrix, a status per matrix (...). A matrix that is not finite gives NaN.
+        Returns ascending eigenvalues (..., n), conjugated eigenvectors as rows (..., n, n) or None, and None or, if the
+        iteration did not end for some matrix, a status per matrix (...). A matrix that is not finite gives NaN.
         """
-        a = a.contiguous()
+        a = a.resolve_conj().resolve_neg().contiguous()
         batch_shape, n = a.shape[:-2], a.shape[-1]
-        values = torch.empty((*batch_shape, n), dtype=dtype)
+        values = torch.empty((*batch_shape, n), dtype=dtype.to_real())
         rows = torch.empty(a.shape, dtype=dtype) if vectors else None
         status = torch.empty(batch_shape, dtype=torch.uint8)
         failed = self._eigen(
@@ -109,14 +112,16 @@ class Kernels:
 
     def _check(self) -> None:
         """Decompose matrices with eigenvalues 1, 2, 4 and compare."""
-        a = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64).expand(5, 3, 3)
+        real = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
+        phases = torch.tensor([1, 1j, (-1 + 1j) * 0.5**0.5], dtype=torch.complex128)
         expected = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
         for source, dtype in _KINDS:
-            values, rows, failed = self.eigen(a.to(source), dtype, vectors=True)
+            a = (phases.conj() * phases.unsqueeze(-1) * real if dtype.is_complex else real).expand(5, 3, 3).to(source)
+            values, rows, failed = self.eigen(a, dtype, vectors=True)
             assert rows is not None
-            error = (rows.mT * values.unsqueeze(-2)) @ rows - a.to(dtype)
+            error = (rows.mH * values.unsqueeze(-2)) @ rows - a.to(dtype)
             worst = max(float(error.abs().max()), float((values - expected).abs().max()))
-            if failed is not None or not worst < 64 * torch.finfo(dtype).eps:
+            if failed is not None or not worst < 64 * torch.finfo(source).eps:
                 raise RuntimeError(f"its {INSTRUCTION_SETS[self.best]} kernels compute wrongly")
 
 

@@ -111,15 +111,17 @@ MN_EXPORT int mn_best(void) {
     return kBaseline;
 }
 
-// Decompose `batch` contiguous n x n matrices. Writes ascending eigenvalues (batch, n), if `vectors` is not null the
-// eigenvectors as rows (batch, n, n), and a status per matrix: 0, 1 (not finite: the result is NaN), 2 (failed).
+// Decompose `batch` contiguous n x n matrices, Hermitian ones for the complex kinds. Writes ascending eigenvalues
+// (batch, n), if `vectors` is not null the eigenvectors, conjugated, as rows (batch, n, n), and a status per matrix:
+// 0, 1 (not finite: the result is NaN), 2 (failed).
 // Returns how many failed, or -1 for an argument out of range.
 MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values, void* vectors, uint8_t* status,
                            int64_t batch, int n, int threads) {
     const mn::Kernels* const kernels = table(isa);
     if (kernels == nullptr || kind < 0 || kind >= mn::kKinds || batch < 0 || n < 0) return -1;
     if (batch == 0 || n == 0) return 0;
-    const int useful = useful_threads(batch * n * n * (28 + n) * 16 / 100 / (vectors == nullptr ? 2 : 1), threads);
+    const int64_t work = batch * n * n * (28 + n) * (kind < mn::kComplexDouble ? 16 : 40) / 100;  // nanoseconds
+    const int useful = useful_threads(vectors == nullptr ? work / 2 : work, threads);
     const int lanes = kernels->lanes[kind];
     const int64_t vectors_full = (batch + lanes - 1) / lanes;
     const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;

@@ -5,7 +5,10 @@
 
 namespace mn {
 
-enum Kind : int { kDouble = 0, kSingle = 1, kSingleToDouble = 2, kKinds = 3 };
+// The first three are real symmetric, the others Hermitian, with the imaginary part behind each real one in memory.
+enum Kind : int {
+    kDouble, kSingle, kSingleToDouble, kComplexDouble, kComplexSingle, kComplexSingleToDouble, kKinds
+};
 
 struct Eigen {
     const void* matrices;
