@@ -22,6 +22,8 @@ _KINDS = {
     (torch.complex64, torch.complex128): 5,
 }
 
+_TYPES = {torch.float64: 0, torch.float32: 1, torch.complex128: 2, torch.complex64: 3}
+
 
 class FusedCall(ctypes.Structure):
     """One call of the fused kernels: the struct ``Fused`` of kernels.hpp."""
@@ -100,9 +102,9 @@ class Kernels:
             raise ValueError(f"this processor has no {INSTRUCTION_SETS[instruction_set or 0]} kernels")
         return values, rows, status if failed else None
 
-    def fused(self, call: FusedCall, single: bool) -> None:
+    def fused(self, call: FusedCall, dtype: torch.dtype) -> None:
         """Run a fused operation; the arguments of its operands are contiguous and outlive the call."""
-        if self._fused(self.best, single, ctypes.byref(call), torch.get_num_threads()):
+        if self._fused(self.best, _TYPES[dtype], ctypes.byref(call), torch.get_num_threads()):
             raise ValueError("fused kernel: an argument is out of range")
 
     def angles(self, call: AnglesCall) -> None:

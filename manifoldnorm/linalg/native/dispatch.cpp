@@ -65,6 +65,13 @@ struct EigenJob {
 // The batch is cut into parts that depend on its size alone, so that sums over it do not depend on the threads.
 constexpr int64_t kParts = 16;
 
+int bytes(int type) { return (type % 2 == 0 ? 8 : 4) * (type < mn::kHermitianDouble ? 1 : 2); }
+
+// Whether an operation has a Hermitian form.
+bool hermitian(int operation) {
+    return operation <= mn::kAdjoint || operation == mn::kSandwich || operation == mn::kSumOfKernels;
+}
+
 struct FusedJob {
     const mn::Fused& call;
     const mn::Kernels* kernels;
@@ -75,7 +82,7 @@ struct FusedJob {
     static void run(void* context, int64_t task) {
         auto& job = *static_cast<FusedJob*>(context);
         const int64_t begin = task * job.part, end = begin + job.part;
-        const int64_t size = static_cast<int64_t>(job.call.n) * job.call.n * (job.type == 0 ? 8 : 4);
+        const int64_t size = static_cast<int64_t>(job.call.n) * job.call.n * bytes(job.type);
         char* const memory = scratch.reserve(job.kernels->fused_memory[job.type](job.call.n));
         if (memory == nullptr) abort();  // a few hundred kilobytes
         job.kernels->fused[job.type](job.call, begin, end < job.call.batch ? end : job.call.batch, memory,
@@ -130,22 +137,25 @@ MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values
     return job.failed;
 }
 
-// Run one fused operation on a batch of contiguous matrices, in double (type 0) or single precision (1). Returns -1 for
-// an argument out of range.
+// Run one fused operation on a batch of contiguous matrices, real in double (type 0) or single precision (1), or
+// complex (2, 3). Returns -1 for an argument out of range.
 MN_EXPORT int mn_fused(int isa, int type, const mn::Fused* call, int threads) {
     const mn::Kernels* const kernels = table(isa);
-    if (kernels == nullptr || type < 0 || type > 1) return -1;
+    if (kernels == nullptr || type < 0 || type >= mn::kTypes) return -1;
     if (call->operation < 0 || call->operation >= mn::kOperations) return -1;
     if (call->batch < 1 || call->n < 1) return -1;
-    const int lanes = kernels->lanes[type];
+    const bool is_complex = type >= mn::kHermitianDouble;
+    if (is_complex && !hermitian(call->operation)) return -1;
+    const int lanes = kernels->lanes[type % 2];
     const int64_t full = (call->batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
     const int64_t parts = (full + each - 1) / each, size = static_cast<int64_t>(call->n) * call->n;
     const bool sums = call->out[2] != nullptr && call->operation != mn::kCholesky;
-    char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
+    char* const partial = sums ? partials.reserve(kParts * size * bytes(type)) : nullptr;
     if (sums && partial == nullptr) return -1;
     FusedJob job{*call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, useful_threads(call->batch * size * call->n / 4, threads));
-    if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call->out[2]));
-    if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call->out[2]));
+    const int64_t work = call->batch * size * call->n / (is_complex ? 1 : 4), numbers = is_complex ? 2 * size : size;
+    mn::parallel(FusedJob::run, &job, parts, useful_threads(work, threads));
+    if (sums && type % 2 == 0) add_parts(partial, parts, numbers, static_cast<double*>(call->out[2]));
+    if (sums && type % 2 == 1) add_parts(partial, parts, numbers, static_cast<float*>(call->out[2]));
     return 0;
 }

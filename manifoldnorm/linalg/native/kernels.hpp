@@ -18,7 +18,10 @@ struct Eigen {
     int n;
 };
 
-// One call of the fused kernels in double (kind 0) or single precision; see fused.hpp and _fused.py for the operands.
+// The types of the fused kernels; those of Hermitian matrices are in hermitian_products.hpp.
+enum Type : int { kRealDouble, kRealSingle, kHermitianDouble, kHermitianSingle, kTypes };
+
+// One call of the fused kernels; see fused.hpp and _fused.py for the operands.
 enum Operation : int {
     kCongruence, kRebuild, kAdjoint, kCholesky, kCholeskyAdjoint, kFromChart, kFromChartAdjoint, kSandwich,
     kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kOperations
@@ -41,8 +44,8 @@ struct Kernels {
     // decompose the matrices from `first` on, `groups` vectors full; returns how many did not converge
     int64_t (*eigen[kKinds])(const Eigen& call, int64_t first, int groups, char* memory);
     // the same for the fused kernels, on the matrices from `begin` to `end`; `partial` receives a sum over them
-    int64_t (*fused_memory[2])(int n);
-    void (*fused[2])(const Fused& call, int64_t begin, int64_t end, char* memory, void* partial);
+    int64_t (*fused_memory[kTypes])(int n);
+    void (*fused[kTypes])(const Fused& call, int64_t begin, int64_t end, char* memory, void* partial);
 };
 
 }  // namespace mn

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fused.hpp"
+#include "hermitian_products.hpp"
 #include "kernels.hpp"
 #include "solve.hpp"
 
@@ -33,8 +34,8 @@ const mn::Kernels kernels = {
      eigen_memory<float, 2>, eigen_memory<double, 2>},
     {eigen<double, double, 1>, eigen<float, float, 1>, eigen<float, double, 1>, eigen<double, double, 2>,
      eigen<float, float, 2>, eigen<float, double, 2>},
-    {fused_memory<double>, fused_memory<float>},
-    {fused<double>, fused<float>},
+    {fused_memory<double>, fused_memory<float>, hermitian_memory<double>, hermitian_memory<float>},
+    {fused<double>, fused<float>, hermitian<double>, hermitian<float>},
 };
 
 }  // namespace MN_ISA
