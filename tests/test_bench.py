@@ -114,6 +114,16 @@ def test_a_table_of_this_machine_decides(table_file: Path) -> None:
     assert torch.equal(w, torch.ones(2, 8))
 
 
+@compiled
+def test_a_table_without_complex_rows_leaves_them_to_the_rule(table_file: Path) -> None:
+    _table.save("cpu", _instructions(), ROWS, table_file)
+    assert _ours(8, 1, torch.complex128) and not _ours(40, 2, torch.complex128)
+    _table.table.cache_clear()
+    _table.save("cpu", _instructions(), {**ROWS, "complex128": {8: 3, 40: 2}}, table_file)
+    assert not _ours(8, 2, torch.complex128) and _ours(40, 2, torch.complex128)
+    assert _ours(8, 1, torch.complex64)
+
+
 def _foreign(content: dict[str, Any]) -> None:
     content["tables"]["cpu"]["machine"]["processor"] = "another"
 

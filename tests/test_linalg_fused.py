@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(isinstance(library(), str), reason=f"no compiled
 
 SHAPES = [(1, 1), (3, 2), (8, 3), (9, 5), (17, 8), (40, 20), (5, 33)]
 DTYPES = [torch.float64, torch.float32]
+FIELDS = [*DTYPES, torch.complex128, torch.complex64]
 FUNCTIONS = {"log": fn.LOG, "exp": fn.EXP, "sqrt": fn.SQRT, "inv_sqrt": fn.INV_SQRT, "power": fn.POWER}
 
 
@@ -29,8 +30,8 @@ def compiled() -> Iterator[None]:
 
 
 def spd(batch: int, n: int, dtype: torch.dtype) -> Tensor:
-    x = torch.randn(batch, n, 2 * n, dtype=torch.float64)
-    return (x @ x.mT / n).to(dtype)
+    x = torch.randn(batch, n, 2 * n, dtype=torch.complex128 if dtype.is_complex else torch.float64)
+    return (x @ x.mH / n).to(dtype)
 
 
 def close(a: Tensor, b: Tensor, factor: float = 1.0) -> None:
@@ -41,43 +42,47 @@ def close(a: Tensor, b: Tensor, factor: float = 1.0) -> None:
 
 def basis(x: Tensor) -> tuple[Tensor, Tensor]:
     w, u = torch.linalg.eigh(x)
-    return w, u.mT.contiguous()
+    return w, u.mH.resolve_conj().contiguous()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FIELDS)
 @pytest.mark.parametrize(("batch", "n"), SHAPES)
 def test_congruence(batch: int, n: int, dtype: torch.dtype) -> None:
     x, k = spd(batch, n, dtype), torch.randn(n, n, dtype=dtype)
     y = _fused.congruence(k, x)
-    close(y, k @ x @ k.mT)
-    assert torch.equal(y, y.mT)
+    close(y, k @ x @ k.mH)
+    assert torch.equal(y, y.mH)
+    close(_fused.congruence(k.mH, x.conj()), k.mH @ x.conj() @ k)
+    several = torch.randn(batch, n, n, dtype=dtype)
+    close(_fused.congruence(several, x), several @ x @ several.mH)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FIELDS)
 @pytest.mark.parametrize(("batch", "n"), SHAPES)
 def test_rebuild(batch: int, n: int, dtype: torch.dtype) -> None:
     (w, rows), k = basis(spd(batch, n, dtype)), torch.randn(n, n, dtype=dtype)
-    close(_fused.rebuild(w, rows), rows.mT @ (w.unsqueeze(-1) * rows))
-    coloured = rows @ k.mT
-    close(_fused.rebuild(w, rows, k), coloured.mT @ (w.unsqueeze(-1) * coloured))
+    close(_fused.rebuild(w, rows), rows.mH @ (w.unsqueeze(-1) * rows))
+    coloured = rows @ k.mH
+    close(_fused.rebuild(w, rows, k), coloured.mH @ (w.unsqueeze(-1) * coloured))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FIELDS)
 @pytest.mark.parametrize(("batch", "n"), SHAPES)
 def test_adjoint(batch: int, n: int, dtype: torch.dtype, name: str) -> None:
     f = FUNCTIONS[name]
     w, rows = basis(spd(batch, n, dtype) + 0.1 * torch.eye(n, dtype=dtype))
-    p = torch.linspace(-1.5, 1.5, batch, dtype=dtype) if name == "power" else None
+    p = torch.linspace(-1.5, 1.5, batch, dtype=dtype.to_real()) if name == "power" else None
     g, k, a = torch.randn(batch, n, n, dtype=dtype), torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
     out, inner, colour = _fused.adjoint(f, w, p, rows, g, k, a, colour=True)
-    symmetric, coloured, white = (g + g.mT) / 2, rows @ k.mT, rows @ a
-    product = coloured @ symmetric @ coloured.mT
-    close(out, white.mT @ (f.divided(w, p) * product) @ white, 4)
-    close(inner, product.diagonal(dim1=-2, dim2=-1), 4)
+    symmetric, coloured, white = (g + g.mH) / 2, rows @ k.mH, rows @ a
+    product = coloured @ symmetric @ coloured.mH
+    close(out, white.mH @ (f.divided(w, p) * product) @ white, 4)
+    assert inner.dtype == dtype.to_real()
+    close(inner, product.diagonal(dim1=-2, dim2=-1).real, 4)
     value = f.auxiliary(w, p)
     assert colour is not None
-    close(colour, 2 * (symmetric @ coloured.mT @ (value.unsqueeze(-1) * rows)).sum(0), 4)
+    close(colour, 2 * (symmetric @ coloured.mH @ (value.unsqueeze(-1) * rows)).sum(0), 4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -108,52 +113,87 @@ def test_cholesky_names_the_sample() -> None:
         linalg.cholesky(x)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FIELDS)
 @pytest.mark.parametrize(("batch", "n"), SHAPES)
 def test_sandwich(batch: int, n: int, dtype: torch.dtype) -> None:
-    a, b, d = (torch.randn(n, n, dtype=dtype) for _ in range(3))
+    a, b, d = (torch.randn(n, n, dtype=t) for t in (dtype, dtype, dtype.to_real()))
     d, x = d + d.mT, torch.randn(batch, n, n, dtype=dtype)
-    close(_fused.sandwich(a, d, b, x), b @ (d * (a @ ((x + x.mT) / 2) @ a.mT)) @ b.mT, 8)
+    close(_fused.sandwich(a, d, b, x), b @ (d * (a @ ((x + x.mH) / 2) @ a.mH)) @ b.mH, 8)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FIELDS)
 @pytest.mark.parametrize(("batch", "n"), SHAPES)
 def test_hessian_of_the_affine_invariant_mean(batch: int, n: int, dtype: torch.dtype) -> None:
     w, rows = basis(spd(batch, n, dtype))
     log, s = w.clamp_min(1e-3).log(), torch.randn(n, n, dtype=dtype)
-    s = s + s.mT
+    s, several = s + s.mH, spd(batch, n, dtype)
     found = {}
     for mode in ("native", "torch"):
         with linalg.backend(mode):
             weights = kernels.hyperbolic_weights(log)
-            found[mode] = weights, kernels.sum_of_kernels(s, rows, weights)
+            sums = kernels.sum_of_kernels(s, rows, weights), kernels.each_kernel(several, rows, weights)
+            found[mode] = weights, *sums
     close(found["native"][0], found["torch"][0])
     close(found["native"][1], found["torch"][1], 8)
+    close(found["native"][2], found["torch"][2], 8)
+
+
+@pytest.mark.parametrize("dtype", FIELDS)
+@pytest.mark.parametrize("each", [False, True], ids=["one", "several"])
+@pytest.mark.parametrize("isa", range(library().best + 1) if not isinstance(library(), str) else [])
+def test_the_norm_s_path_and_its_gradients(
+    isa: int, each: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whiten, power and colour with every gradient, by the kernels of each instruction set and by torch."""
+    monkeypatch.setattr(library(), "best", isa)
+    monkeypatch.setattr("manifoldnorm.linalg._precision._WIDER", {})
+    n, shape = 6, (13, 6, 6) if each else (6, 6)
+    x = spd(13, n, dtype) + 0.5 * torch.eye(n, dtype=dtype)
+    a, k = (torch.eye(n, dtype=dtype) + 0.1 * torch.randn(shape, dtype=dtype) for _ in range(2))
+    t, g = torch.linspace(0.4, 1.2, 13, dtype=dtype.to_real()), torch.randn(13, n, n, dtype=dtype)
+    found = {}
+    for mode in ("native", "torch"):
+        leaves = [leaf.clone().requires_grad_() for leaf in (x, a, k, t)]
+        with linalg.backend(mode):
+            _, power = linalg.whiten(leaves[1], leaves[0], "test")
+            y = power(leaves[3], leaves[2])
+            y = y + linalg.logm(linalg.congruence(leaves[2], leaves[0]))
+            found[mode] = y.detach(), *torch.autograd.grad(y, leaves, g)
+    for ours, theirs in zip(found["native"], found["torch"], strict=True):
+        close(ours, theirs, 60)
 
 
 # ---- a matrix's result depends on nothing but the matrix
 
 
 def every_operation(x: Tensor, w: Tensor, rows: Tensor, k: Tensor) -> list[Tensor]:
-    p = torch.full(w.shape[:-1], 0.3, dtype=x.dtype)
-    factor, chart, _ = _fused.cholesky(x, True)
-    assert chart is not None
-    return [
+    p = torch.full(w.shape[:-1], 0.3, dtype=w.dtype)
+    weight = (k + k.mH).real.contiguous()
+    common = [
         _fused.congruence(k, x),
         _fused.rebuild(w, rows, k),
         *_fused.adjoint(fn.POWER, w, p, rows, x + 1, k, k)[:2],
+        _fused.sandwich(k, weight, k, x),
+        _fused.each_kernel(x, rows, x.real),
+    ]
+    if x.is_complex():
+        return common
+    factor, chart, _ = _fused.cholesky(x, True)
+    assert chart is not None
+    return [
+        *common,
         factor,
         chart,
         _fused.cholesky_adjoint(factor, x, True),
         *_fused.from_chart(x),
         _fused.from_chart_adjoint(factor, x),
-        _fused.sandwich(k, k + k.mT, k, x),
         _fused.hyperbolic_weights(w),
     ]
 
 
-def test_independent_of_batch_mates() -> None:
-    x, k = spd(37, 7, torch.float64), torch.randn(7, 7, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_independent_of_batch_mates(dtype: torch.dtype) -> None:
+    x, k = spd(37, 7, dtype), torch.randn(7, 7, dtype=dtype)
     w, rows = basis(x)
     whole = every_operation(x, w, rows, k)
     for i in (0, 11, 36):
@@ -161,8 +201,9 @@ def test_independent_of_batch_mates() -> None:
         assert all(torch.equal(a[i], b[0]) for a, b in zip(whole, alone, strict=True))
 
 
-def test_independent_of_threads() -> None:
-    x, k = spd(300, 7, torch.float64), torch.randn(7, 7, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_independent_of_threads(dtype: torch.dtype) -> None:
+    x, k = spd(300, 7, dtype), torch.randn(7, 7, dtype=dtype)
     w, rows = basis(x)
     p = torch.full((300,), 0.3, dtype=torch.float64)
     threads, found = torch.get_num_threads(), []
@@ -171,7 +212,7 @@ def test_independent_of_threads() -> None:
             torch.set_num_threads(count)
             colour = _fused.adjoint(fn.POWER, w, p, rows, x, k, k, colour=True)[2]
             assert colour is not None
-            sums = [colour, _fused.sum_of_kernels(k + k.mT, rows, x)]
+            sums = [colour, _fused.sum_of_kernels(k + k.mH, rows, x.real)]
             found.append(every_operation(x, w, rows, k) + sums)
     finally:
         torch.set_num_threads(threads)

@@ -29,7 +29,7 @@ LIBRARY = kernels()
 AVAILABLE = range(LIBRARY.best + 1) if isinstance(LIBRARY, Kernels) else range(0)
 compiled = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"no compiled kernels: {LIBRARY}")
 each_instruction_set = pytest.mark.parametrize("isa", AVAILABLE, ids=lambda isa: INSTRUCTION_SETS[isa])
-each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
 
 
 @pytest.fixture
@@ -66,10 +66,11 @@ def test_as_accurate_as_torch(name: str, dtype: torch.dtype, isa: int, library: 
         values, _ = solve(library, a, isa)
         only, _, failed = library.eigen(a, dtype, vectors=False, instruction_set=isa)
         assert failed is None
-        norm = torch.linalg.matrix_norm(a.double()).unsqueeze(-1)
+        wide = a.to(torch.complex128 if dtype.is_complex else torch.float64)
+        norm = torch.linalg.matrix_norm(wide).unsqueeze(-1)
         least = 4 * torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         tolerance = ((2 * n + 12) * torch.finfo(dtype).eps * norm).clamp_min(least)
-        reference = torch.linalg.eigvalsh(a.double())
+        reference = torch.linalg.eigvalsh(wide)
         assert bool((values.diff(dim=-1) >= 0).all()) and bool((only.diff(dim=-1) >= 0).all())
         assert bool(((values - reference).abs() <= tolerance).all())
         assert bool(((only - reference).abs() <= tolerance).all())
@@ -79,11 +80,12 @@ def test_as_accurate_as_torch(name: str, dtype: torch.dtype, isa: int, library: 
 
 @compiled
 @each_instruction_set
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("n", range(1, 97, 5))
-def test_eigenvectors_are_orthonormal_in_the_2_norm(n: int, isa: int, library: Kernels) -> None:
-    a = bench.family("Gaussian", 11, n, torch.float64)
+def test_eigenvectors_are_orthonormal_in_the_2_norm(n: int, dtype: torch.dtype, isa: int, library: Kernels) -> None:
+    a = bench.family("Gaussian", 11, n, dtype)
     _, rows = solve(library, a, isa)
-    excess = torch.linalg.matrix_norm(rows @ rows.mT - torch.eye(n, dtype=rows.dtype), 2)
+    excess = torch.linalg.matrix_norm(rows @ rows.mH - torch.eye(n, dtype=rows.dtype), 2)
     assert float(excess.max()) <= max(n, 8) * torch.finfo(rows.dtype).eps
 
 
@@ -102,7 +104,7 @@ def test_a_result_does_not_depend_on_place_or_batch_mates(
     def solve(a: Tensor) -> tuple[Tensor, Tensor | None]:
         values, rows, failed = library.eigen(a, dtype, vectors=vectors, instruction_set=isa)
         assert failed is None
-        return values.nan_to_num(), None if rows is None else rows.nan_to_num()
+        return values.nan_to_num(), None if rows is None else torch.view_as_real(rows + 0j).nan_to_num()
 
     values, rows = solve(a)
     for order in (torch.randperm(len(a)), torch.randperm(len(a))[:21], torch.randperm(len(a))[:1]):
@@ -113,9 +115,10 @@ def test_a_result_does_not_depend_on_place_or_batch_mates(
 
 @compiled
 @pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("batch", [1, 15, 16, 17, 31, 300])
-def test_a_result_does_not_depend_on_threads(batch: int, library: Kernels) -> None:
-    a = bench.family("Wishart", batch, 20, torch.float64)
+def test_a_result_does_not_depend_on_threads(batch: int, dtype: torch.dtype, library: Kernels) -> None:
+    a = bench.family("Wishart", batch, 20, dtype)
     two = solve(library, a)
     torch.set_num_threads(1)
     one = solve(library, a)
@@ -145,10 +148,15 @@ def test_a_matrix_that_is_not_finite_is_nan_and_the_others_are_right(
 
 @compiled
 @each_instruction_set
-def test_single_precision_input_in_double_precision(isa: int, library: Kernels) -> None:
-    a = bench.family("Wishart", 19, 11, torch.float32)
-    wide = library.eigen(a, torch.float64, vectors=True, instruction_set=isa)
-    double = library.eigen(a.double(), torch.float64, vectors=True, instruction_set=isa)
+@pytest.mark.parametrize(
+    ("single", "dtype"), [(torch.float32, torch.float64), (torch.complex64, torch.complex128)], ids=["real", "complex"]
+)
+def test_single_precision_input_in_double_precision(
+    single: torch.dtype, dtype: torch.dtype, isa: int, library: Kernels
+) -> None:
+    a = bench.family("Wishart", 19, 11, single)
+    wide = library.eigen(a, dtype, vectors=True, instruction_set=isa)
+    double = library.eigen(a.to(dtype), dtype, vectors=True, instruction_set=isa)
     assert wide[1] is not None and double[1] is not None
     assert torch.equal(wide[0], double[0]) and torch.equal(wide[1], double[1])
 
@@ -163,27 +171,54 @@ def test_the_symmetric_part_is_decomposed(library: Kernels) -> None:
 
 
 @compiled
+@each_instruction_set
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_the_hermitian_part_is_decomposed_into_conjugated_rows(n: int, isa: int, library: Kernels) -> None:
+    a = torch.randn(9, n, n, dtype=torch.complex128)
+    values, rows = solve(library, a, isa)
+    torch.testing.assert_close(rows.mH @ (values.unsqueeze(-1) * rows), (a + a.mH) / 2)
+    torch.testing.assert_close(rows @ (a + a.mH) / 2, values.unsqueeze(-1) * rows)
+
+
+@compiled
+def test_complex_matrices_with_real_entries_or_zero_columns(library: Kernels) -> None:
+    """The phases of entries that vanish, and of those that are as small as can be, are free."""
+    real = bench.family("Wishart", 6, 7, torch.float64)
+    torch.testing.assert_close(solve(library, real.to(torch.complex128))[0], solve(library, real)[0])
+    a = real.to(torch.complex128)
+    a[:, 2] = a[:, :, 2] = 0
+    a[:, 5, 1], a[:, 1, 5] = 1e-170j, -1e-170j
+    a[:, 6, :6], a[:, :6, 6] = 1e-151j, -1e-151j
+    assert bench.errors(a, *solve(library, a)).orthogonality < 30
+    assert bench.errors(a, *solve(library, a)).residual < 30
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("shape", [(0, 4, 4), (3, 0, 4, 4), (2, 0, 0), (0, 0), (1, 1), (5, 1, 1), (2, 3, 4, 4), (4, 4)])
-def test_shapes(shape: tuple[int, ...], library: Kernels) -> None:
-    a = torch.randn(shape, dtype=torch.float64)
+def test_shapes(shape: tuple[int, ...], dtype: torch.dtype, library: Kernels) -> None:
+    a = torch.randn(shape, dtype=dtype)
     values, rows = solve(library, a)
-    assert values.shape == shape[:-1] and rows.shape == shape
-    reference = torch.linalg.eigvalsh((a + a.mT) / 2)
+    assert values.shape == shape[:-1] and rows.shape == shape and rows.dtype == dtype and not values.is_complex()
+    reference = torch.linalg.eigvalsh((a + a.mH) / 2)
     torch.testing.assert_close(values, reference)
 
 
 @compiled
-def test_memory_layouts(library: Kernels) -> None:
-    base = bench.family("Wishart", 12, 6, torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_memory_layouts(dtype: torch.dtype, library: Kernels) -> None:
+    base = bench.family("Wishart", 12, 6, dtype)
     values, rows = solve(library, base)
     views = {
-        "transposed": base.mT,
+        "transposed": base.mH,
         "strided": torch.stack([base, base], -1)[..., 0],
         "batch last": base.permute(1, 2, 0).contiguous().permute(2, 0, 1),
     }
     for name, view in views.items():
         assert not view.is_contiguous(), name
         assert torch.equal(solve(library, view)[0], values), name
+    conjugated = base.conj()  # lazily: its memory is that of `base`
+    assert torch.equal(solve(library, conjugated)[1], solve(library, conjugated.resolve_conj().clone())[1])
     expanded = base[0].expand(30, 6, 6)
     assert torch.equal(solve(library, expanded)[1], rows[0].expand(30, 6, 6))
     assert torch.equal(solve(library, base.requires_grad_())[1], rows)
@@ -247,7 +282,7 @@ class _Failing:
         values, rows = torch.linalg.eigh(a.to(dtype))
         status = torch.zeros(a.shape[:-2], dtype=torch.uint8)
         values[1], rows[1], status[1] = 7.0, 7.0, _library.NOT_CONVERGED
-        return values, rows.mT.contiguous() if vectors else None, status
+        return values, rows.mH.resolve_conj().contiguous() if vectors else None, status
 
 
 def test_torch_takes_over_where_the_iteration_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +290,14 @@ def test_torch_takes_over_where_the_iteration_does_not_end(monkeypatch: pytest.M
     a = bench.family("Wishart", 4, 5, torch.float64)
     values, vectors = linalg.eigh(a)
     torch.testing.assert_close((vectors * values.unsqueeze(-2)) @ vectors.mT, a)
+    torch.testing.assert_close(linalg.eigvalsh(a), torch.linalg.eigvalsh(a))
+
+
+def test_torch_takes_over_complex_matrices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ops, "chosen", lambda a, dtype: _Failing())
+    a = bench.family("Wishart", 4, 5, torch.complex64)
+    values, vectors = linalg.eigh(a)
+    torch.testing.assert_close((vectors * values.unsqueeze(-2)) @ vectors.mH, a)
     torch.testing.assert_close(linalg.eigvalsh(a), torch.linalg.eigvalsh(a))
 
 
@@ -270,7 +313,7 @@ def auto() -> Iterator[None]:
 def test_who_is_chosen() -> None:
     small, large, alone = torch.eye(20).expand(64, 20, 20), torch.eye(97).expand(64, 97, 97), torch.eye(64)[None]
     assert chosen(small, torch.float64) is LIBRARY
-    assert chosen(large, torch.float64) is None and chosen(small.to(torch.complex64), torch.complex64) is None
+    assert chosen(large, torch.float64) is None and chosen(small.to(torch.complex64), torch.complex128) is LIBRARY
     assert chosen(alone, torch.float64) is None  # one large matrix would leave most lanes empty
     with backend("native"):
         assert chosen(alone, torch.float64) is LIBRARY
@@ -285,8 +328,9 @@ def test_who_is_chosen() -> None:
 
 
 @compiled
-def test_backends_agree() -> None:
-    a = bench.family("Wishart", 40, 12, torch.float64)
+@each_dtype
+def test_backends_agree(dtype: torch.dtype) -> None:
+    a = bench.family("Wishart", 40, 12, dtype)
     with backend("torch"):
         slow = linalg.eigh(a)
         slow_values = linalg.eigvalsh(a)
@@ -297,7 +341,8 @@ def test_backends_agree() -> None:
     torch.testing.assert_close(fast[0], slow[0], rtol=0, atol=20 * eps)
     torch.testing.assert_close(fast_values, slow_values, rtol=0, atol=20 * eps)
     for values, vectors in (slow, fast):
-        assert float(((vectors * values.unsqueeze(-2)) @ vectors.mT - a).abs().max()) < 40 * eps
+        assert vectors.dtype == dtype and values.dtype == dtype.to_real()
+        assert float(((vectors * values.unsqueeze(-2)) @ vectors.mH - a).abs().max()) < 40 * eps
 
 
 @pytest.mark.usefixtures("auto")
@@ -306,6 +351,7 @@ def test_backends_says_who_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
         assert backends()["cpu real"].startswith("torch: chosen by backend('torch') or MANIFOLDNORM_EIGH")
     if isinstance(LIBRARY, Kernels):
         assert backends()["cpu real"].startswith(f"native kernels ({INSTRUCTION_SETS[LIBRARY.best]}, 1 thread")
+        assert backends()["cpu complex"] == backends()["cpu real"]
     monkeypatch.setattr("manifoldnorm.linalg.native._choice.kernels", lambda: "not compiled: because")
     assert backends()["cpu real"] == "torch: not compiled: because"
     assert chosen(torch.eye(3), torch.float64) is None

@@ -30,7 +30,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the tables and the picture there")
     parser.add_argument("--quick", action="store_true", help="a few small sizes, seconds in all; figures mean little")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "float64"], nargs="+", default=["float64", "float32"])
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "float64", "complex64", "complex128"],
+        nargs="+",
+        default=["float64", "float32"],
+        help="complex ones for the decompositions only",
+    )
     parser.add_argument("--threads", type=int, default=1)
     norms.add_options(parser)
     options = parser.parse_args(arguments)
@@ -40,6 +46,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.out.mkdir(parents=True, exist_ok=True)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device")
+    if any(name.startswith("complex") for name in options.dtype) and (
+        options.what == "norms" or options.device == "cuda"
+    ):
+        parser.error("--dtype complex64 and complex128 go with eigh, on CPU")
     if options.tune and options.what == "norms":
         parser.error("--tune goes with eigh")
     if options.device == "cuda" and options.what == "norms":
@@ -73,6 +83,8 @@ def _norms(options: argparse.Namespace) -> None:
     lines = []
     with linalg.backend(options.backend):
         for name in options.dtype:
+            if name.startswith("complex"):
+                continue
             for line in norms.tables(options, getattr(torch, name)):
                 lines.append(line)
                 _say(line)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from manifoldnorm.bench.eigh import Row
 
+COLOURS = {"float64": "tab:blue", "float32": "tab:orange", "complex128": "tab:green", "complex64": "tab:red"}
+
 
 def rule(header: str) -> str:
     """Return the line below a table's header."""
@@ -23,7 +25,7 @@ def picture(found: list[tuple[str, Row]], path: Path) -> str:
     FigureCanvasAgg(figure)
     for place, (varied, label) in enumerate((("n", "size n"), ("batch", "batch B"), ("threads", "threads"))):
         axes, across = figure.add_subplot(1, 3, place + 1), []
-        for dtype, colour in (("float64", "tab:blue"), ("float32", "tab:orange")):
+        for dtype, colour in COLOURS.items():
             chosen = [row for kind, row in found if kind == varied and row.dtype == dtype]
             if chosen:
                 across = [getattr(row, varied) for row in chosen]

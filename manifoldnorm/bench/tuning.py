@@ -19,6 +19,7 @@ SIZES = {
     "cuda": (1, 2, 4, 8, 16, 20, 32, 48, 64),
 }
 BATCHES = {"cpu": (1, 2, 4, 8, 16, 32, 64), "cuda": (1, 8, 64, 512, 4096)}
+COMPLEX = {"cpu": (torch.complex128, torch.complex64), "cuda": ()}  # the kernels for a GPU are real
 Least = dict[str, dict[int, int | None]]
 
 
@@ -53,7 +54,7 @@ def measure(device: str, say: Callable[[str], object], *, limit: float = 120.0, 
     """Measure the smallest batches by dtype and size; say each one; sizes for which no time is left are torch's."""
     start = time.monotonic()
     found: Least = {}
-    for dtype in (torch.float64, torch.float32):
+    for dtype in (torch.float64, torch.float32, *COMPLEX[device]):
         name = str(dtype).removeprefix("torch.")
         found[name] = {}
         for n in SIZES[device]:

@@ -17,7 +17,7 @@ from manifoldnorm.linalg.native import chosen_on_device
 
 def rebuild(vectors_h: Tensor, diagonal: Tensor) -> Tensor:
     """Return U diag(d) U^H."""
-    if not torch.is_grad_enabled() and _fused.usable(vectors_h, diagonal):
+    if not torch.is_grad_enabled() and _fused.usable(vectors_h, real=(diagonal,)):
         return _fused.rebuild(diagonal, vectors_h)
     return (vectors_h.mH * diagonal.unsqueeze(-2)) @ vectors_h
 

@@ -59,7 +59,7 @@ class Vjp(Function):
     @without_autocast
     def forward(a: Tensor, w: Tensor, uh: Tensor, p: Tensor | None, g: Tensor, f: SpectralFunction) -> Any:
         w, g = clamped(a, w, f), g.to(uh.dtype)
-        if f.native is not None and g.shape == uh.shape and _fused.usable(uh, w, p, g):
+        if f.native is not None and g.shape == uh.shape and _fused.usable(uh, g, real=(w, p)):
             grad_a, inner, _ = _fused.adjoint(f, w, p, uh, g)
         else:
             grad_a, inner = weigh(uh, f.divided(w, p), g)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -36,14 +37,22 @@ class Operation(enum.IntEnum):
 
 
 EACH_K, EACH_A = 16, 32  # in the kind of an adjoint: one operand for each matrix
-_DTYPES = (torch.float64, torch.float32)
+_REAL, _COMPLEX = (torch.float64, torch.float32), (torch.complex128, torch.complex64)
 
 
-def usable(first: Tensor, *others: Tensor | None) -> bool:
-    """Return whether the kernels take these matrices: plain real CPU tensors of one dtype, and a library is loaded."""
-    if first.dtype not in _DTYPES or first.numel() == 0 or not plain(first) or fusing(first) is None:
+def usable(first: Tensor, *others: Tensor | None, real: Iterable[Tensor | None] | None = None) -> bool:
+    """Return whether the kernels take these matrices: plain CPU tensors of one dtype, and a library is loaded.
+
+    Complex matrices are taken only where ``real`` names the operands that are real all the same, if only as ``()``:
+    not every operation has a kernel for them.
+    """
+    if first.dtype not in _REAL and (real is None or first.dtype not in _COMPLEX):
         return False
-    return all(t is None or (t.dtype == first.dtype and ordinary(t)) for t in others)
+    if first.numel() == 0 or not plain(first) or fusing(first) is None:
+        return False
+    if not all(t is None or (t.dtype == first.dtype and ordinary(t)) for t in others):
+        return False
+    return real is None or all(t is None or (t.dtype == first.dtype.to_real() and ordinary(t)) for t in real)
 
 
 def _run(
@@ -60,31 +69,35 @@ def _run(
             call.outputs[place] = t.data_ptr()
     library = fusing(like)
     assert library is not None
-    library.fused(call, like.dtype == torch.float32)
+    library.fused(call, like.dtype)
+
+
+def _dense(t: Tensor) -> Tensor:
+    return t.resolve_conj().contiguous()
 
 
 def _packed(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.contiguous()
+    return None if t is None else _dense(t)
 
 
 def _operand(k: Tensor | None, like: Tensor) -> tuple[Tensor | None, bool]:
     """Return one matrix as it is, and several (that broadcast against the batch) as one for each of the batch."""
     if k is None or k.ndim == 2:
         return _packed(k), False
-    return k.expand(like.shape).contiguous(), True
+    return _dense(k.expand(like.shape)), True
 
 
 def congruence(k: Tensor, x: Tensor) -> Tensor:
-    """Return ``K X K^T`` for symmetric X (..., n, n) and K, one or several that broadcast against them."""
-    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    """Return ``K X K^H`` for Hermitian X (..., n, n) and K, one or several that broadcast against them."""
+    x, out = _dense(x), torch.empty(x.shape, dtype=x.dtype)
     operand, each = _operand(k, x)
     _run(Operation.CONGRUENCE, x, (operand, x), out, kind=int(each))
     return out
 
 
 def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """Return ``K U diag(values) U^T K^T`` for rows U^T (..., n, n) and one or several K (None: the identity)."""
-    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
+    """Return ``K U diag(values) U^H K^H`` for rows U^H (..., n, n) and one or several K (None: the identity)."""
+    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
     operand, each = _operand(k, rows)
     _run(Operation.REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, operand), out, kind=int(each))
     return out
@@ -102,15 +115,15 @@ def adjoint(
     colour: bool = False,
     values: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the adjoint of the derivative of ``X -> K f(A X A^T) K^T`` applied to G, with A X A^T = U diag(w) U^T.
+    """Return the adjoint of the derivative of ``X -> K f(A X A^H) K^H`` applied to G, with A X A^H = U diag(w) U^H.
 
-    K and A are one or several matrices, None the identity. Also the diagonals of ``U^T K^T G K U`` and, on demand, the
-    gradient in a single K, ``2 sum sym(G) K U diag(f) U^T``. The
+    K and A are one or several matrices, None the identity. Also the diagonals of ``U^H K^H G K U`` and, on demand, the
+    gradient in a single K, ``2 sum sym(G) K U diag(f) U^H``. The
     ``values`` are f's auxiliary ones, where the caller has them.
     """
     assert f.native is not None
-    rows, g = rows.contiguous(), g.contiguous()
-    out, inner = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape[:-1], dtype=rows.dtype)
+    rows, g = _dense(rows), _dense(g)
+    out, inner = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape[:-1], dtype=rows.dtype.to_real())
     grad_k = torch.empty(rows.shape[-2:], dtype=rows.dtype) if colour else None
     values = f.auxiliary(w, p) if values is None else values
     (left, each_k), (right, each_a) = _operand(k, rows), _operand(a, rows)
@@ -151,9 +164,9 @@ def from_chart_adjoint(factor: Tensor, g: Tensor) -> Tensor:
 
 
 def sandwich(a: Tensor, weight: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """Return ``B (weight o (A sym(X) A^T)) B^T``, all but X (..., n, n) one matrix."""
-    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    _run(Operation.SANDWICH, x, (a.contiguous(), weight.contiguous(), b.contiguous(), x), out)
+    """Return ``B (weight o (A sym(X) A^H)) B^H``, all but X (..., n, n) one matrix."""
+    x, out = _dense(x), torch.empty(x.shape, dtype=x.dtype)
+    _run(Operation.SANDWICH, x, (_dense(a), weight.contiguous(), _dense(b), x), out)
     return out
 
 
@@ -165,16 +178,16 @@ def hyperbolic_weights(log: Tensor) -> Tensor:
 
 
 def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Return the sum over the batch of ``U (weights o (U^T S U)) U^T`` for one symmetric S and rows U^T (..., n, n)."""
-    rows, out = rows.contiguous(), torch.empty(s.shape, dtype=s.dtype)
-    _run(Operation.SUM_OF_KERNELS, rows, (s.contiguous(), rows, weights.contiguous()), None, None, out)
+    """Return the sum over the batch of ``U (weights o (U^H S U)) U^H`` for one Hermitian S and rows U^H (..., n, n)."""
+    rows, out = _dense(rows), torch.empty(s.shape, dtype=s.dtype)
+    _run(Operation.SUM_OF_KERNELS, rows, (_dense(s), rows, weights.contiguous()), None, None, out)
     return out
 
 
 def each_kernel(s: Tensor, rows: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the terms of `sum_of_kernels`, with a matrix S for each; S broadcasts against the rows."""
-    rows, out = rows.contiguous(), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
-    _run(Operation.SUM_OF_KERNELS, rows, (s.expand(rows.shape).contiguous(), rows, weights.contiguous()), out, kind=1)
+    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
+    _run(Operation.SUM_OF_KERNELS, rows, (_dense(s.expand(rows.shape)), rows, weights.contiguous()), out, kind=1)
     return out
 
 

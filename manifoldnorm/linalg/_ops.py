@@ -157,8 +157,8 @@ def _eigvalsh_cpu(a: Tensor, wide: bool) -> Tensor:
     w, _, status = kernels.eigen(a, dtype, vectors=False)
     if status is not None:
         failed = status == NOT_CONVERGED
-        w[failed] = _eigvalsh(a[failed], wide).to(dtype)
-    return w.to(working_dtype(a.dtype, wide))
+        w[failed] = _eigvalsh(a[failed], wide).to(w.dtype)
+    return w.to(working_dtype(a.dtype, wide).to_real())
 
 
 def _eigvalsh(a: Tensor, wide: bool) -> Tensor:

@@ -14,7 +14,7 @@ from manifoldnorm.linalg._precision import symmetrize, without_autocast
 
 
 class _Congruence(Function):
-    """K X K^T by the fused kernel: dL/dX = K^T sym(G) K, dL/dK = sum (G + G^T) K X over what K is shared by."""
+    """K X K^H by the fused kernel: dL/dX = K^H sym(G) K, dL/dK = sum (G + G^H) K X over what K is shared by."""
 
     @staticmethod
     def forward(k: Tensor, x: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ class _Congruence(Function):
         k, x = ctx.saved_tensors
         grad_k = None
         if ctx.needs_input_grad[0]:
-            grad_k = summed(g + g.mT, k @ x, k.ndim - 2)
-        return grad_k, congruence(k.mT, symmetrize(g)) if ctx.needs_input_grad[1] else None
+            grad_k = summed(g + g.mH, k @ x, k.ndim - 2)
+        return grad_k, congruence(k.mH, symmetrize(g)) if ctx.needs_input_grad[1] else None
 
 
 def summed(left: Tensor, right: Tensor, groups: int) -> Tensor:
@@ -59,7 +59,7 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
     """
     square = k.shape[-2:] == x.shape[-2:]
     alone = square and x.ndim > 2 and torch.broadcast_shapes(k.shape, x.shape) == x.shape  # x has every sample
-    if alone and _fused.usable(x, k):
+    if alone and _fused.usable(x, k, real=()):
         return call(_Congruence, k, x)
     if k.ndim == 2:
         half = x @ k.mH  # for Hermitian x its adjoint is K X

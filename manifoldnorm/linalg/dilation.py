@@ -31,7 +31,7 @@ class _Dilate(Function):
     def forward(x: Tensor, a: Tensor, w: Tensor, uh: Tensor, t: Tensor, k: Tensor | None) -> Tensor:
         power = fn.POWER.value(clamped(x, w, fn.POWER), t)
         wide = None if k is None else k.to(uh.dtype)
-        if _fits(uh, k) and _fused.usable(uh, power, wide):
+        if _fits(uh, k) and _fused.usable(uh, wide, real=(power,)):
             return _fused.rebuild(power, uh, wide).to(x.dtype)
         rows = _coloured(uh, k)
         return ((rows.mH * power.unsqueeze(-2)) @ rows).to(x.dtype)
@@ -53,7 +53,7 @@ class _Dilate(Function):
         grad_t = grad_k = grad_x = grad_a = None
         left, right = None if k is None else k.to(uh.dtype), a.to(uh.dtype)
         colour = needs_k and k is not None
-        if _fits(uh, a) and _fits(uh, k) and _fused.usable(uh, g, w, t, left, right):
+        if _fits(uh, a) and _fits(uh, k) and _fused.usable(uh, g, left, right, real=(w, t)):
             outer = None if needs_a else right
             single = colour and k.ndim == 2
             grad_x, inner, grad_k = _fused.adjoint(fn.POWER, w, t, uh, g, left, outer, colour=single)
@@ -62,7 +62,7 @@ class _Dilate(Function):
                 grad_k = 2 * summed(symmetrize(g), left @ power, k.ndim - 2)
             if needs_a:  # the gradient in A X A^H is wanted, too
                 grad_a = done(2 * summed(grad_x, right @ x.to(uh.dtype), a.ndim - 2)).to(a.dtype)
-                grad_x = _fused.congruence(right.mT, grad_x)
+                grad_x = _fused.congruence(right.mH, grad_x)
             grad_t = done((inner * fn.POWER_LOG.value(w, t)).sum(-1)) if needs_t else None
             grad_k = None if grad_k is None else done(grad_k.to(k.dtype))
             return done(grad_x.to(x.dtype)), grad_a, None, None, grad_t, grad_k

@@ -98,10 +98,10 @@ class _Kernel(Function):
         wide = v.to(uh.dtype)
         if index is not None:
             kernel, uh = kernel.index_select(0, index), uh.index_select(0, index)
-            if not torch.is_grad_enabled() and _fused.usable(uh, kernel, wide):
+            if not torch.is_grad_enabled() and _fused.usable(uh, wide, real=(kernel,)):
                 return _fused.each_kernel(symmetrize(wide), uh, kernel).to(v.dtype)
-        if uh.ndim == 2 and v.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(uh, kernel, wide):
-            return _fused.sandwich(uh, kernel, uh.mT, wide).to(v.dtype)
+        if uh.ndim == 2 and v.ndim > 2 and not torch.is_grad_enabled() and _fused.usable(uh, wide, real=(kernel,)):
+            return _fused.sandwich(uh, kernel, uh.mH, wide).to(v.dtype)
         return from_basis(uh, kernel * to_basis(uh, symmetrize(wide))).to(v.dtype)
 
     @staticmethod
@@ -241,7 +241,7 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     rows, weights : Tensor
         Conjugated eigenvectors as rows and symmetric weights, both (N, n, n).
     """
-    if _fused.usable(rows, s, weights):
+    if _fused.usable(rows, s, real=(weights,)):
         return _fused.sum_of_kernels(s, rows, weights)
     stacked = rows.reshape(-1, s.shape[-1])  # both outer products are single large matrix products
     rotated = (stacked @ s).reshape(rows.shape) @ rows.mH
@@ -250,7 +250,7 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Return the terms of `sum_of_kernels`, with Hermitian matrices S that broadcast against them, without gradient."""
-    if _fused.usable(rows, s, weights):
+    if _fused.usable(rows, s, real=(weights,)):
         return _fused.each_kernel(s, rows, weights)
     return rows.mH @ (weights * (rows @ s @ rows.mH)) @ rows
 

@@ -144,6 +144,12 @@ class BuresWasserstein(ConeManifold):
 
     # ---- means
 
+    def arithmetic_start(self, x: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the arithmetic mean; raise if it is singular, which it is where all samples share a null vector."""
+        start = super().arithmetic_start(x, weights)
+        linalg.cholesky(start.detach(), name="BuresWasserstein mean")
+        return start
+
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
         """Return the system in the orthonormal coordinates ``Y_ij = sqrt((g_i + g_j) / 2) S_ij``, S as in `exp`.
 

@@ -22,19 +22,20 @@ _mode: ContextVar[str] = ContextVar("manifoldnorm_eigh_backend", default=_FROM_E
 LARGEST = 96  # the largest matrix of the compiled kernels
 # The kernels take as long for one matrix as for a full vector of them, so torch's solver is faster for large matrices
 # in small batches: measured with AVX-512, from n = 33 on for one matrix in double precision and n = 17 in single, for
-# two matrices from twice these sizes on, and so forth. Narrower vectors only move the balance towards the kernels.
+# two matrices from twice these sizes on, and so forth; for complex matrices from half of them. Narrower vectors only
+# move the balance towards the kernels.
 # A table that ``python -m manifoldnorm bench eigh --tune`` measured on this machine stands in for the rule.
 FILLING = 4
 
 
 @contextlib.contextmanager
 def backend(mode: str) -> Iterator[None]:
-    """Choose the solver that decomposes real symmetric matrices.
+    """Choose the solver that decomposes symmetric and Hermitian matrices.
 
     Parameters
     ----------
     mode : {"auto", "native", "torch-eigh", "torch"}
-        ``"native"``: our own kernels wherever they exist (real matrices up to 96 x 96 on CPU, 64 x 64 on GPU);
+        ``"native"``: our own kernels wherever they exist (up to 96 x 96 on CPU, real and 64 x 64 on GPU);
         ``"torch-eigh"``: never to decompose, only for the products around a decomposition; ``"torch"``: never;
         ``"auto"`` (the default, or what the environment variable ``MANIFOLDNORM_EIGH`` says): where they are faster.
         The choice holds for the current thread or task; a compiled function is called, not traced, inside.
@@ -70,13 +71,13 @@ def _check_mode(mode: str, name: str) -> None:
 
 def chosen(a: Tensor, dtype: torch.dtype) -> Kernels | None:
     """Return the kernels if they are to decompose ``a`` in ``dtype``, or None for torch's solver."""
-    if a.is_complex() or a.device.type != "cpu":
+    if a.device.type != "cpu":
         return None
     return chosen_for(a.shape[-1], a.shape[:-2].numel(), dtype)
 
 
 def chosen_for(n: int, batch: int, dtype: torch.dtype) -> Kernels | None:
-    """Return `chosen` for real n x n matrices on CPU."""
+    """Return `chosen` for n x n matrices on CPU."""
     mode = _mode.get()
     if mode in ("torch", "torch-eigh") or n > LARGEST:
         return None
@@ -93,9 +94,9 @@ def chosen_for(n: int, batch: int, dtype: torch.dtype) -> Kernels | None:
 
 def _faster(library: Kernels, n: int, batch: int, dtype: torch.dtype) -> bool:
     measured = table("cpu", INSTRUCTION_SETS[library.best])
-    if isinstance(measured, Table):
+    if isinstance(measured, Table) and measured.knows(dtype):
         return measured.faster(n, batch, dtype)
-    return n <= FILLING * dtype.itemsize * batch
+    return n <= FILLING * dtype.itemsize * batch // (4 if dtype.is_complex else 1)
 
 
 def chosen_on_device(a: Tensor, *, decompose: bool = True) -> ModuleType | None:
@@ -150,19 +151,19 @@ def backends() -> dict[str, str]:
     """
     mode, library = _mode.get(), kernels()
     if mode in ("torch", "torch-eigh"):
-        real = f"torch: chosen by backend('{mode}') or {_VARIABLE}"
+        cpu = f"torch: chosen by backend('{mode}') or {_VARIABLE}"
     elif isinstance(library, str):
-        real = f"torch: {library}"
+        cpu = f"torch: {library}"
     else:
         where = f"n <= {LARGEST}"
         if mode != "native":
             where += " where the batch makes them faster" + _measured("cpu", INSTRUCTION_SETS[library.best])
-        real = (
+        cpu = (
             f"native kernels ({INSTRUCTION_SETS[library.best]}, {torch.get_num_threads()} threads): {where}; else torch"
         )
     return {
-        "cpu real": real,
-        "cpu complex": "torch: the compiled kernels are real",
+        "cpu real": cpu,
+        "cpu complex": cpu,
         "cuda": _device(mode),
     }
 

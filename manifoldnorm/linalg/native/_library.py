@@ -13,13 +13,18 @@ from torch import Tensor
 PATH = Path(__file__).with_name("_kernels.native.so")  # setup.py names it
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
-_INTERFACE = 4  # mn_interface() of a library that these functions can call
+_INTERFACE = 5  # mn_interface() of a library that these functions can call
 INPUTS, OUTPUTS = 9, 4  # operands of an operation
 _KINDS = {
     (torch.float64, torch.float64): 0,
     (torch.float32, torch.float32): 1,
     (torch.float32, torch.float64): 2,
+    (torch.complex128, torch.complex128): 3,
+    (torch.complex64, torch.complex64): 4,
+    (torch.complex64, torch.complex128): 5,
 }
+
+_TYPES = {torch.float64: 0, torch.float32: 1, torch.complex128: 2, torch.complex64: 3}
 
 
 class FusedCall(ctypes.Structure):
@@ -126,14 +131,14 @@ class Kernels:
     def eigen(
         self, a: Tensor, dtype: torch.dtype, *, vectors: bool, instruction_set: int | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Decompose the symmetric parts of real CPU matrices (..., n, n) in ``dtype``.
+        """Decompose the symmetric or Hermitian parts of CPU matrices (..., n, n) in ``dtype``.
 
-        Returns ascending eigenvalues (..., n), eigenvectors as rows (..., n, n) or None, and None or, if the iteration
-        did not end for some matrix, a status per matrix (...). A matrix that is not finite gives NaN.
+        Returns ascending eigenvalues (..., n), conjugated eigenvectors as rows (..., n, n) or None, and None or, if the
+        iteration did not end for some matrix, a status per matrix (...). A matrix that is not finite gives NaN.
         """
-        a = a.contiguous()
+        a = a.resolve_conj().resolve_neg().contiguous()
         batch_shape, n = a.shape[:-2], a.shape[-1]
-        values = torch.empty((*batch_shape, n), dtype=dtype)
+        values = torch.empty((*batch_shape, n), dtype=dtype.to_real())
         rows = torch.empty(a.shape, dtype=dtype) if vectors else None
         status = torch.empty(batch_shape, dtype=torch.uint8)
         failed = self._eigen(
@@ -151,9 +156,9 @@ class Kernels:
             raise ValueError(f"this processor has no {INSTRUCTION_SETS[instruction_set or 0]} kernels")
         return values, rows, status if failed else None
 
-    def fused(self, call: FusedCall, single: bool) -> None:
+    def fused(self, call: FusedCall, dtype: torch.dtype) -> None:
         """Run a fused operation; the arguments of its operands are contiguous and outlive the call."""
-        if self._fused(self.best, single, ctypes.byref(call), torch.get_num_threads()):
+        if self._fused(self.best, _TYPES[dtype], ctypes.byref(call), torch.get_num_threads()):
             raise ValueError("fused kernel: an argument is out of range")
 
     def program(self, lines: Lines, addresses: Sequence[int], single: bool, scratch: int = 0) -> bool:
@@ -181,14 +186,16 @@ class Kernels:
 
     def _check(self) -> None:
         """Decompose matrices with eigenvalues 1, 2, 4 and compare."""
-        a = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64).expand(5, 3, 3)
+        real = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
+        phases = torch.tensor([1, 1j, (-1 + 1j) * 0.5**0.5], dtype=torch.complex128)
         expected = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
         for source, dtype in _KINDS:
-            values, rows, failed = self.eigen(a.to(source), dtype, vectors=True)
+            a = (phases.conj() * phases.unsqueeze(-1) * real if dtype.is_complex else real).expand(5, 3, 3).to(source)
+            values, rows, failed = self.eigen(a, dtype, vectors=True)
             assert rows is not None
-            error = (rows.mT * values.unsqueeze(-2)) @ rows - a.to(dtype)
+            error = (rows.mH * values.unsqueeze(-2)) @ rows - a.to(dtype)
             worst = max(float(error.abs().max()), float((values - expected).abs().max()))
-            if failed is not None or not worst < 64 * torch.finfo(dtype).eps:
+            if failed is not None or not worst < 64 * torch.finfo(source).eps:
                 raise RuntimeError(f"its {INSTRUCTION_SETS[self.best]} kernels compute wrongly")
 
 

@@ -14,6 +14,7 @@ import torch
 VARIABLE = "MANIFOLDNORM_TUNE"
 _FORMAT = 1
 _NEVER = sys.maxsize
+_REAL, _COMPLEX = ("float32", "float64"), ("complex64", "complex128")
 Rows = dict[str, dict[int, int | None]]  # dtype -> size -> smallest batch, or None for never
 
 
@@ -46,7 +47,7 @@ class Table:
 
     def __init__(self, rows: Rows) -> None:
         self._least: dict[torch.dtype, list[int]] = {}
-        for name in ("float32", "float64"):
+        for name in (*_REAL, *(name for name in _COMPLEX if name in rows)):  # older tables have no complex rows
             sizes = sorted(rows[name])
             if not sizes or not all(isinstance(b, int) or b is None for b in rows[name].values()):
                 raise ValueError(f"no batches for {name}")
@@ -55,6 +56,10 @@ class Table:
                 batch = rows[name][size]
                 least[: size + 1] = [_NEVER if batch is None else batch] * (size + 1)
             self._least[getattr(torch, name)] = least
+
+    def knows(self, dtype: torch.dtype) -> bool:
+        """Return whether this dtype was measured."""
+        return dtype in self._least
 
     def faster(self, n: int, batch: int, dtype: torch.dtype) -> bool:
         """Return whether the kernels are faster than torch's solver; sizes beyond the table are torch's."""

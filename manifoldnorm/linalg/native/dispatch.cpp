@@ -45,6 +45,13 @@ struct EigenJob {
 // The batch is cut into parts that depend on its size alone, so that sums over it do not depend on the threads.
 constexpr int64_t kParts = 16;
 
+int bytes(int type) { return (type % 2 == 0 ? 8 : 4) * (type < mn::kHermitianDouble ? 1 : 2); }
+
+// Whether an operation has a Hermitian form.
+bool hermitian(int operation) {
+    return operation <= mn::kAdjoint || operation == mn::kSandwich || operation == mn::kSumOfKernels;
+}
+
 struct FusedJob {
     const mn::Fused& call;
     const mn::Kernels* kernels;
@@ -55,7 +62,7 @@ struct FusedJob {
     static void run(void* context, int64_t task) {
         auto& job = *static_cast<FusedJob*>(context);
         const int64_t begin = task * job.part, end = begin + job.part;
-        const int64_t size = static_cast<int64_t>(job.call.n) * job.call.n * (job.type == 0 ? 8 : 4);
+        const int64_t size = static_cast<int64_t>(job.call.n) * job.call.n * bytes(job.type);
         char* const memory = scratch.reserve(job.kernels->fused_memory[job.type](job.call.n));
         if (memory == nullptr) abort();  // a few hundred kilobytes
         job.kernels->fused[job.type](job.call, begin, end < job.call.batch ? end : job.call.batch, memory,
@@ -75,8 +82,8 @@ thread_local mn::Scratch partials;
 // Decompose a batch; returns how many failed.
 int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& call, int threads) {
     const int n = call.n;
-    const int useful =
-        mn::useful_threads(call.batch * n * n * (28 + n) * 16 / 100 / (call.vectors == nullptr ? 2 : 1), threads);
+    const int64_t work = call.batch * n * n * (28 + n) * (kind < mn::kComplexDouble ? 16 : 40) / 100;  // nanoseconds
+    const int useful = mn::useful_threads(call.vectors == nullptr ? work / 2 : work, threads);
     const int lanes = kernels->lanes[kind];
     const int64_t vectors_full = (call.batch + lanes - 1) / lanes;
     const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;
@@ -87,16 +94,18 @@ int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& ca
 
 // Run a fused operation; false if there is no memory for its sums.
 bool run_fused(const mn::Kernels* kernels, int type, const mn::Fused& call, int threads) {
-    const int lanes = kernels->lanes[type];
+    const bool is_complex = type >= mn::kHermitianDouble;
+    const int lanes = kernels->lanes[type % 2];
     const int64_t full = (call.batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
     const int64_t parts = (full + each - 1) / each, size = static_cast<int64_t>(call.n) * call.n;
     const bool sums = call.out[2] != nullptr && mn::flags(call.operation) != 2;
-    char* const partial = sums ? partials.reserve(kParts * size * 8) : nullptr;
+    char* const partial = sums ? partials.reserve(kParts * size * bytes(type)) : nullptr;
     if (sums && partial == nullptr) return false;
     FusedJob job{call, kernels, type, each * lanes, partial};
-    mn::parallel(FusedJob::run, &job, parts, mn::useful_threads(call.batch * size * call.n / 4, threads));
-    if (sums && type == 0) add_parts(partial, parts, size, static_cast<double*>(call.out[2]));
-    if (sums && type == 1) add_parts(partial, parts, size, static_cast<float*>(call.out[2]));
+    const int64_t work = call.batch * size * call.n / (is_complex ? 1 : 4), numbers = is_complex ? 2 * size : size;
+    mn::parallel(FusedJob::run, &job, parts, mn::useful_threads(work, threads));
+    if (sums && type % 2 == 0) add_parts(partial, parts, numbers, static_cast<double*>(call.out[2]));
+    if (sums && type % 2 == 1) add_parts(partial, parts, numbers, static_cast<float*>(call.out[2]));
     return true;
 }
 
@@ -138,7 +147,7 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
 
 #define MN_EXPORT extern "C" __attribute__((visibility("default")))
 
-MN_EXPORT int mn_interface(void) { return 4; }  // changes with every change of the functions below
+MN_EXPORT int mn_interface(void) { return 5; }  // changes with every change of the functions below
 
 // The best instruction set of this processor: 0 baseline, 1 AVX2, 2 AVX-512.
 MN_EXPORT int mn_best(void) {
@@ -147,8 +156,9 @@ MN_EXPORT int mn_best(void) {
     return kBaseline;
 }
 
-// Decompose `batch` contiguous n x n matrices. Writes ascending eigenvalues (batch, n), if `vectors` is not null the
-// eigenvectors as rows (batch, n, n), and a status per matrix: 0, 1 (not finite: the result is NaN), 2 (failed).
+// Decompose `batch` contiguous n x n matrices, Hermitian ones for the complex kinds. Writes ascending eigenvalues
+// (batch, n), if `vectors` is not null the eigenvectors, conjugated, as rows (batch, n, n), and a status per matrix:
+// 0, 1 (not finite: the result is NaN), 2 (failed).
 // Returns how many failed, or -1 for an argument out of range.
 MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values, void* vectors, uint8_t* status,
                            int64_t batch, int n, int threads) {
@@ -158,13 +168,14 @@ MN_EXPORT int64_t mn_eigen(int isa, int kind, const void* matrices, void* values
     return run_eigen(kernels, static_cast<mn::Kind>(kind), {matrices, values, vectors, status, batch, n}, threads);
 }
 
-// Run one fused operation on a batch of contiguous matrices, in double (type 0) or single precision (1). Returns -1 for
-// an argument out of range.
+// Run one fused operation on a batch of contiguous matrices, real in double (type 0) or single precision (1), or
+// complex (2, 3). Returns -1 for an argument out of range.
 MN_EXPORT int mn_fused(int isa, int type, const mn::Fused* call, int threads) {
     const mn::Kernels* const kernels = table(isa);
-    if (kernels == nullptr || type < 0 || type > 1) return -1;
+    if (kernels == nullptr || type < 0 || type >= mn::kTypes) return -1;
     if (call->operation < 0 || call->operation >= mn::kOperations) return -1;
     if (call->batch < 1 || call->n < 1) return -1;
+    if (type >= mn::kHermitianDouble && !hermitian(call->operation)) return -1;
     return run_fused(kernels, type, *call, threads) ? 0 : -1;
 }
 

@@ -113,7 +113,7 @@ static bool decompose(Space& s, const Saved& saved, int count, int m) {
         pack(s.gram + k * p * p, p, s.small[0], p, p);
     }
     const mn::Eigen call{s.gram, s.squares, saved.right, s.status, count, p};
-    if (eigen<double, double>(call, 0, count > Simd<double>::W ? 2 : 1, s.eigen) != 0) return false;
+    if (eigen<double, double, 1>(call, 0, count > Simd<double>::W ? 2 : 1, s.eigen) != 0) return false;
     const mn::Angles all{mn::kBases, p, m, count, {s.along, s.squares, saved.right},
                          {saved.angles, saved.sine, saved.left}};
     for (int k = 0; k < count; ++k) bases(all, k, s.scratch);
@@ -218,7 +218,7 @@ static bool dominant(const mn::Grassmann& call, Space& s, double* matrix) {
     orthonormal_rows(q, p, n);
     pack(s.gram, p, s.small[0], p, p);
     const mn::Eigen values{s.gram, s.squares, s.local.right, s.status, 1, p};
-    if (eigen<double, double>(values, 0, 1, s.eigen) != 0) return false;
+    if (eigen<double, double, 1>(values, 0, 1, s.eigen) != 0) return false;
     // all other eigenvalues together are below the smallest of these
     const double others = total - square;
     if (!(s.squares[0] > 0 && others < 0.9 * s.squares[0] * s.squares[0])) return false;
@@ -485,7 +485,7 @@ static bool shot(const mn::Grassmann& call, Space& s) {
         pack(s.gram, p, s.small[0], p, p);
         double *angles = call.out[3] + p, *rows = call.out[3] + 2 * p;
         const mn::Eigen values{s.gram, angles, rows, s.status, 1, p};
-        if (eigen<double, double>(values, 0, 1, s.eigen) != 0) return false;
+        if (eigen<double, double, 1>(values, 0, 1, s.eigen) != 0) return false;
         for (int i = 0; i < p; ++i) {
             angles[i] = angles[i] <= 0 ? 0 : sqrt(angles[i]);
             s.squares[i] = cos(angles[i]), s.squares[p + i] = sinc(angles[i]);

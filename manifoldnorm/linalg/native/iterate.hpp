@@ -154,13 +154,14 @@ static void sweep(typename Simd<T>::V* d, typename Simd<T>::V* e, const Top<T>* 
     }
 }
 
-// Eigenvalues and vectors: d becomes the eigenvalues, the rows of rows[g] are rotated along. `guess` holds eigenvalues
-// that `eigenvalues` has found, in the order in which they deflate: with them as shifts little more than one sweep is
-// needed for each, where Wilkinson's shifts take two, and a sweep that moves vectors costs several that do not.
+// Eigenvalues and vectors: d becomes the eigenvalues, the rows of rows[g], of `columns` entries, are rotated along.
+// `guess` holds eigenvalues that `eigenvalues` has found, in the order in which they deflate: with them as shifts little
+// more than one sweep is needed for each, where Wilkinson's shifts take two, and a sweep that moves vectors costs
+// several that do not.
 template <class T, int G>
 static void eigenvectors(typename Simd<T>::V* d, typename Simd<T>::V* e, const typename Simd<T>::V* guess,
                          typename Simd<T>::V* const* rows, int stride, typename Simd<T>::V* const* rotations,
-                         Top<T>* top, int n) {
+                         Top<T>* top, int n, int columns) {
     using V = typename Simd<T>::V;
     Waiting<V> waiting[G];
     MN_GROUPS { waiting[g].rotations = rotations[g]; }
@@ -176,10 +177,10 @@ static void eigenvectors(typename Simd<T>::V* d, typename Simd<T>::V* e, const t
         sweep<T, G>(d, e, top, out, lowest, n);
         for (int g = 0; g < G; ++g) {
             if (top[g].lowest < n - 1) waiting[g].lowest[waiting[g].count++] = top[g].lowest;
-            if (waiting[g].count == kWaiting) rotate_strips(rows[g], stride, waiting[g], n);
+            if (waiting[g].count == kWaiting) rotate_strips(rows[g], stride, waiting[g], n, columns);
         }
     }
-    for (int g = 0; g < G; ++g) rotate_strips(rows[g], stride, waiting[g], n);
+    for (int g = 0; g < G; ++g) rotate_strips(rows[g], stride, waiting[g], n, columns);
 }
 
 }  // namespace MN_ISA

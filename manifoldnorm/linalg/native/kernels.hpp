@@ -5,7 +5,10 @@
 
 namespace mn {
 
-enum Kind : int { kDouble = 0, kSingle = 1, kSingleToDouble = 2, kKinds = 3 };
+// The first three are real symmetric, the others Hermitian, with the imaginary part behind each real one in memory.
+enum Kind : int {
+    kDouble, kSingle, kSingleToDouble, kComplexDouble, kComplexSingle, kComplexSingleToDouble, kKinds
+};
 
 struct Eigen {
     const void* matrices;
@@ -15,7 +18,10 @@ struct Eigen {
     int n;
 };
 
-// One call of the fused kernels in double (kind 0) or single precision; see fused.hpp and _fused.py for the operands.
+// The types of the fused kernels; those of Hermitian matrices are in hermitian_products.hpp.
+enum Type : int { kRealDouble, kRealSingle, kHermitianDouble, kHermitianSingle, kTypes };
+
+// One call of the fused kernels; see fused.hpp and _fused.py for the operands.
 enum Operation : int {
     kCongruence, kRebuild, kAdjoint, kCholesky, kCholeskyAdjoint, kFromChart, kFromChartAdjoint, kSandwich,
     kHyperbolicWeights, kSumOfKernels, kSumOfFunctions, kSumOfInverses, kBuresMove, kBuresStep, kBuresAdjoint,
@@ -80,8 +86,8 @@ struct Kernels {
     // decompose the matrices from `first` on, `groups` vectors full; returns how many did not converge
     int64_t (*eigen[kKinds])(const Eigen& call, int64_t first, int groups, char* memory);
     // the same for the fused kernels, on the matrices from `begin` to `end`; `partial` receives a sum over them
-    int64_t (*fused_memory[2])(int n);
-    void (*fused[2])(const Fused& call, int64_t begin, int64_t end, char* memory, void* partial);
+    int64_t (*fused_memory[kTypes])(int n);
+    void (*fused[kTypes])(const Fused& call, int64_t begin, int64_t end, char* memory, void* partial);
     bool (*step[2])(const Step& step);  // false: it failed
 };
 

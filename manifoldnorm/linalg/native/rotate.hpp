@@ -77,16 +77,16 @@ template <class V, int P> static void rotate_strip(V* rows, int stride, const Wa
 }
 
 // Apply all waiting sweeps to one strip of columns after the other, so that a strip stays in the first-level cache.
-template <class V> static void rotate_strips(V* rows, int stride, Waiting<V>& waiting, int n) {
+template <class V> static void rotate_strips(V* rows, int stride, Waiting<V>& waiting, int n, int columns) {
     if (waiting.count == 0) return;
     for (int k = 0; k + 1 < waiting.count; k += 2)  // the second sweep of a pair goes as far as the first
         for (int i = waiting.lowest[k]; i < waiting.lowest[k + 1]; ++i)
             waiting.rotations[2 * (n * (k + 1) + i)] = waiting.rotations[2 * (n * (k + 1) + i) + 1] = V{};
     const int fitting = 16 * 1024 / (n * kBytes);
     const int widest = fitting < 3 ? 3 : fitting > kWidest ? kWidest : fitting;
-    const int strips = (n + widest - 1) / widest;
+    const int strips = (columns + widest - 1) / widest;
     for (int s = 0, start = 0; s < strips; ++s) {
-        const int width = (n - start) / (strips - s);
+        const int width = (columns - start) / (strips - s);
         V* const strip = rows + start;
         switch (width) {
             case 1: rotate_strip<V, 1>(strip, stride, waiting, n); break;

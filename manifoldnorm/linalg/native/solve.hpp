@@ -1,6 +1,7 @@
 // From matrices in memory to eigenvalues and eigenvectors in memory, W * G matrices at a time.
 #pragma once
 
+#include "hermitian.hpp"
 #include "iterate.hpp"
 #include "layout.hpp"
 #include "tridiagonal.hpp"
@@ -21,10 +22,11 @@ MN_INLINE int spaced(int n) {
 }
 
 // The arrays of one call, carved from one block of memory; `bytes` is known after `carve(nullptr)`.
-template <class T, int G> struct Workspace {
+// kParts is 2 for Hermitian matrices, whose entries are two numbers.
+template <class T, int G, int kParts = 1> struct Workspace {
     using V = typename Simd<T>::V;
     int stride;
-    V *packed_a, *rows[G], *rotations[G], *d, *e, *e2, *tau, *work;
+    V *packed_a, *rows[G], *rotations[G], *d, *e, *e2, *tau, *phases, *work;
 
     int64_t carve(char* memory, int n, bool vectors) {
         int64_t used = 0;
@@ -33,8 +35,8 @@ template <class T, int G> struct Workspace {
             used += count * static_cast<int64_t>(sizeof(V));
             return start;
         };
-        stride = spaced(n);
-        packed_a = take(packed(n));
+        stride = spaced(kParts * n);
+        packed_a = take(kParts * packed(n));
         for (int g = 0; g < G; ++g) {
             rows[g] = take(static_cast<int64_t>(n) * stride);
             rotations[g] = take(vectors ? 2 * n * kWaiting : 0);
@@ -43,26 +45,26 @@ template <class T, int G> struct Workspace {
         e = take(n * G);
         e2 = take(n * G);
         tau = take(n);
-        work = take(4 * n);
+        phases = take(kParts == 2 ? 2 * n : 0);
+        work = take((2 + 2 * kParts) * n);
         return used;
     }
 };
 
 // What was found out about the matrices in the lanes of a vector; the masks are all ones or zero.
 template <class T> struct Found {
-    typename Simd<T>::V undo, undo_lift;  // the factors that undo the scale
+    typename Simd<T>::V half_scale, undo, undo_lift;  // half the scale, and the factors that undo it
     typename Simd<T>::I bad, reversed;    // not finite; rows and columns in reverse order
     bool any_reversed;
 };
 
-// Read W matrices, find those that are not finite, and pack their symmetric parts, scaled by powers of two so that the
-// largest entry is about one. A matrix graded from large to small is reversed: its small eigenvalues need that.
+// Read W matrices of `size` numbers, find those that are not finite and half the power of two that brings the largest
+// entry to about one. A matrix graded from large to small is to be reversed: its small eigenvalues need that.
 template <class From, class T>
-static Found<T> read(const From* const* matrices, typename Simd<T>::V* all, typename Simd<T>::V* lower, int n) {
+static Found<T> read(const From* const* matrices, typename Simd<T>::V* all, int size, int parts) {
     using V = typename Simd<T>::V;
     using I = typename Simd<T>::I;
     using Bits = Traits<T>;
-    const int size = n * n;
     gather<From, T>(matrices, size, all);
     I largest{};
     for (int k = 0; k < size; ++k) {
@@ -88,11 +90,20 @@ static Found<T> read(const From* const* matrices, typename Simd<T>::V* all, type
     I exponent = (largest >> Bits::kMantissa) - Bits::kBias;
     exponent = exponent > limit ? limit : exponent;
     exponent = exponent < -limit ? -limit : exponent;
-    const V half_scale = (V)((Bits::kBias - 1 - exponent) << Bits::kMantissa);
+    found.half_scale = (V)((Bits::kBias - 1 - exponent) << Bits::kMantissa);
     found.undo = (V)((Bits::kBias + exponent) << Bits::kMantissa);
-    found.reversed = (magnitude<T>(all[0]) > magnitude<T>(all[size - 1]) * kGraded) & ~found.bad;
+    found.reversed = (magnitude<T>(all[0]) > magnitude<T>(all[size - parts]) * kGraded) & ~found.bad;
     found.any_reversed = any_bit<T>(found.reversed);
+    return found;
+}
+
+// Pack the symmetric parts of matrices that were read; those that are not finite become zero.
+template <class T>
+static void pack(const typename Simd<T>::V* all, const Found<T>& found, typename Simd<T>::V* lower, int n) {
+    using V = typename Simd<T>::V;
+    const V half_scale = found.half_scale;
     const bool any_bad = any_bit<T>(found.bad);
+    const int size = n * n;
     for (int i = 0; i < n; ++i) {
         for (int j = 0; j <= i; ++j) {
             const int here = i * n + j, mirrored = j * n + i;
@@ -105,7 +116,30 @@ static Found<T> read(const From* const* matrices, typename Simd<T>::V* all, type
             lower[packed(i) + j] = sum;
         }
     }
-    return found;
+}
+
+// The same for the Hermitian parts. What is packed are the entries of the lower triangle, which `tridiagonalise` takes
+// for those of the upper one: so the conjugate is decomposed, and its eigenvectors are the rows that are asked for.
+template <class T>
+static void pack(const Complex<T>* all, const Found<T>& found, Complex<T>* lower, int n) {
+    using V = typename Simd<T>::V;
+    const V half_scale = found.half_scale;
+    const bool any_bad = any_bit<T>(found.bad);
+    const int size = n * n;
+    for (int i = 0; i < n; ++i) {
+        for (int j = 0; j <= i; ++j) {
+            const int here = i * n + j, mirrored = j * n + i;
+            Complex<T> sum{half_scale * all[here].re + half_scale * all[mirrored].re,
+                           half_scale * all[here].im - half_scale * all[mirrored].im};
+            if (found.any_reversed) {
+                const Complex<T>&one = all[size - 1 - here], &two = all[size - 1 - mirrored];
+                const V re = half_scale * one.re + half_scale * two.re, im = half_scale * one.im - half_scale * two.im;
+                sum = {found.reversed ? re : sum.re, found.reversed ? im : sum.im};
+            }
+            if (any_bad) sum = {found.bad ? V{} : sum.re, found.bad ? V{} : sum.im};
+            lower[packed(i) + j] = sum;
+        }
+    }
 }
 
 // The place of each of n numbers per lane in ascending order; equal numbers keep their order.
@@ -126,63 +160,66 @@ template <class T> static void rank(const typename Simd<T>::V* d, int step, type
 }
 
 // Put the components of every eigenvector back in order where the matrix was reversed.
-template <class T>
+template <class T, int kParts>
 static void restore(typename Simd<T>::V* rows, int stride, const Found<T>& found, int n) {
     for (int j = 0; j < n; ++j) {
         auto* const row = rows + j * stride;
-        for (int r = 0; r < n / 2; ++r) {
-            const auto front = row[r], back = row[n - 1 - r];
+        for (int r = 0; r < n / 2 * kParts; ++r) {
+            const int opposite = (n - 1 - r / kParts) * kParts + r % kParts;
+            const auto front = row[r], back = row[opposite];
             row[r] = found.reversed ? back : front;
-            row[n - 1 - r] = found.reversed ? front : back;
+            row[opposite] = found.reversed ? front : back;
         }
     }
 }
 
 // Divide every eigenvector by its length, which the rotations have moved a few eps away from one.
-template <class T> static void normalise(typename Simd<T>::V* rows, int stride, int n) {
+template <class T> static void normalise(typename Simd<T>::V* rows, int stride, int n, int columns) {
     using V = typename Simd<T>::V;
     const V one = broadcast<T>(1), half = broadcast<T>(0.5);
     for (int j = 0; j < n; ++j) {
         V* const row = rows + j * stride;
         V even{}, odd{};
         int r = 0;
-        for (; r + 2 <= n; r += 2) {
+        for (; r + 2 <= columns; r += 2) {
             even = fma(row[r], row[r], even);
             odd = fma(row[r + 1], row[r + 1], odd);
         }
-        if (r < n) even = fma(row[r], row[r], even);
+        if (r < columns) even = fma(row[r], row[r], even);
         const V excess = half * ((even - one) + odd);
-        for (r = 0; r < n; ++r) row[r] = fnma(excess, row[r], row[r]);
+        for (r = 0; r < columns; ++r) row[r] = fnma(excess, row[r], row[r]);
     }
 }
 
 // Hand out W decompositions in ascending order of the eigenvalues, row by row.
 template <class T>
 static void write(const typename Simd<T>::V* d, int step, const typename Simd<T>::V* rows, int stride,
-                  const Found<T>& found, typename Simd<T>::V* place, int n, int lanes, T* values, T* vectors) {
+                  const Found<T>& found, typename Simd<T>::V* place, int n, int columns, int lanes, T* values,
+                  T* vectors) {
     constexpr int W = Simd<T>::W;
     rank<T>(d, step, place, n);
-    const int64_t size = static_cast<int64_t>(n) * n;
+    const int64_t size = static_cast<int64_t>(n) * columns;
     for (int j = 0; j < n; ++j) {
         const auto value = d[j * step] * found.undo * found.undo_lift, to = place[j];
         T* row[W];
         for (int lane = 0; lane < W; ++lane) {
             const int where = static_cast<int>(to[lane]);
             if (lane < lanes) values[lane * n + where] = value[lane];
-            row[lane] = vectors + lane * size + static_cast<int64_t>(where) * n;
+            row[lane] = vectors + lane * size + static_cast<int64_t>(where) * columns;
         }
-        if (vectors) scatter<T>(rows + j * stride, n, row, lanes);
+        if (vectors) scatter<T>(rows + j * stride, columns, row, lanes);
     }
 }
 
 // Decompose the matrices first .. first + G W - 1 (as far as there are so many) and return for how many the iteration
 // did not end. `vectors` may be null.
-template <class From, class T, int G>
+template <class From, class T, int G, int kParts>
 static int64_t solve(const From* a, T* values, T* vectors, uint8_t* status, int64_t first, int64_t batch, int n,
-                  Workspace<T, G>& space) {
+                  Workspace<T, G, kParts>& space) {
     using V = typename Simd<T>::V;
     constexpr int W = Simd<T>::W;
-    const int64_t size = static_cast<int64_t>(n) * n;
+    const int columns = kParts * n;
+    const int64_t size = static_cast<int64_t>(n) * columns;
     Found<T> found[G];
     int lanes[G];
     for (int g = 0; g < G; ++g) {
@@ -196,9 +233,18 @@ static int64_t solve(const From* a, T* values, T* vectors, uint8_t* status, int6
         const From* matrices[W];
         for (int lane = 0; lane < W; ++lane)  // lanes without a matrix repeat the last one
             matrices[lane] = a + size * (lane < lanes[g] ? base + lane : batch - 1);
-        found[g] = read<From, T>(matrices, space.rows[g], space.packed_a, n);
-        tridiagonalise<T>(space.packed_a, d, e, space.tau, space.work + 2 * n, n);
-        if (vectors) form_basis<T>(space.packed_a, space.tau, space.rows[g], space.stride, n);
+        found[g] = read<From, T>(matrices, space.rows[g], n * columns, kParts);
+        if constexpr (kParts == 1) {
+            pack<T>(space.rows[g], found[g], space.packed_a, n);
+            tridiagonalise<T>(space.packed_a, d, e, space.tau, space.work + 2 * n, n);
+            if (vectors) form_basis<T>(space.packed_a, space.tau, space.rows[g], space.stride, n);
+        } else {
+            const auto as_complex = [](V* start) { return reinterpret_cast<Complex<T>*>(start); };
+            auto *const a = as_complex(space.packed_a), *const phases = as_complex(space.phases);
+            pack<T>(as_complex(space.rows[g]), found[g], a, n);
+            tridiagonalise<T>(a, d, e, space.tau, phases, as_complex(space.work + 2 * n), n);
+            if (vectors) form_basis<T>(a, space.tau, phases, space.rows[g], space.stride, n);
+        }
         for (int i = 0; i < n; ++i) {
             space.d[i * G + g] = d[i];
             space.e[i * G + g] = e[i];
@@ -209,7 +255,8 @@ static int64_t solve(const From* a, T* values, T* vectors, uint8_t* status, int6
     if (vectors) {
         for (int i = 0; i < n * G; ++i) space.work[i] = space.d[i];
         eigenvalues<T, G>(space.work, space.e2, guessed, n);
-        eigenvectors<T, G>(space.d, space.e, space.work, space.rows, space.stride, space.rotations, top, n);
+        eigenvectors<T, G>(space.d, space.e, space.work, space.rows, space.stride, space.rotations, top, n,
+                           columns);
     } else {
         eigenvalues<T, G>(space.d, space.e2, top, n);
     }
@@ -219,10 +266,10 @@ static int64_t solve(const From* a, T* values, T* vectors, uint8_t* status, int6
         if (lanes[g] == 0) continue;
         const int64_t base = first + static_cast<int64_t>(g) * W;
         T* const out = vectors ? vectors + base * size : nullptr;
-        if (vectors) normalise<T>(space.rows[g], space.stride, n);
-        if (vectors && found[g].any_reversed) restore<T>(space.rows[g], space.stride, found[g], n);
+        if (vectors) normalise<T>(space.rows[g], space.stride, n, columns);
+        if (vectors && found[g].any_reversed) restore<T, kParts>(space.rows[g], space.stride, found[g], n);
         T* const places = values + base * n;
-        write<T>(space.d + g, G, space.rows[g], space.stride, found[g], space.work, n, lanes[g], places, out);
+        write<T>(space.d + g, G, space.rows[g], space.stride, found[g], space.work, n, columns, lanes[g], places, out);
         for (int lane = 0; lane < lanes[g]; ++lane) {
             const bool converged = top[g].row[lane] >= n - 1;
             status[base + lane] = found[g].bad[lane] ? kNotFinite : converged ? kFine : kNotConverged;

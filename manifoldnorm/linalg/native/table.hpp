@@ -2,36 +2,41 @@
 #pragma once
 
 #include "fused.hpp"
+#include "hermitian_products.hpp"
 #include "kernels.hpp"
 #include "solve.hpp"
 #include "steps.hpp"
 
 namespace MN_ISA {
 
-template <class T> static int64_t eigen_memory(int n, bool vectors, int groups) {
-    if (groups == 1) return Workspace<T, 1>().carve(nullptr, n, vectors);
-    return Workspace<T, 2>().carve(nullptr, n, vectors);
+template <class T, int kParts> static int64_t eigen_memory(int n, bool vectors, int groups) {
+    if (groups == 1) return Workspace<T, 1, kParts>().carve(nullptr, n, vectors);
+    return Workspace<T, 2, kParts>().carve(nullptr, n, vectors);
 }
 
-template <class From, class T, int G> static int64_t eigen_of(const mn::Eigen& call, int64_t first, char* memory) {
-    Workspace<T, G> space;
+template <class From, class T, int kParts, int G>
+static int64_t eigen_of(const mn::Eigen& call, int64_t first, char* memory) {
+    Workspace<T, G, kParts> space;
     space.carve(memory, call.n, call.vectors != nullptr);
-    return solve<From, T, G>(static_cast<const From*>(call.matrices), static_cast<T*>(call.values),
-                             static_cast<T*>(call.vectors), call.status, first, call.batch, call.n, space);
+    return solve<From, T, G, kParts>(static_cast<const From*>(call.matrices), static_cast<T*>(call.values),
+                                     static_cast<T*>(call.vectors), call.status, first, call.batch, call.n, space);
 }
 
-template <class From, class T>
+template <class From, class T, int kParts>
 static int64_t eigen(const mn::Eigen& call, int64_t first, int groups, char* memory) {
-    return groups == 1 ? eigen_of<From, T, 1>(call, first, memory) : eigen_of<From, T, 2>(call, first, memory);
+    return groups == 1 ? eigen_of<From, T, kParts, 1>(call, first, memory)
+                       : eigen_of<From, T, kParts, 2>(call, first, memory);
 }
 
 extern const mn::Kernels kernels;
 const mn::Kernels kernels = {
-    {Simd<double>::W, Simd<float>::W, Simd<double>::W},
-    {eigen_memory<double>, eigen_memory<float>, eigen_memory<double>},
-    {eigen<double, double>, eigen<float, float>, eigen<float, double>},
-    {fused_memory<double>, fused_memory<float>},
-    {fused<double>, fused<float>},
+    {Simd<double>::W, Simd<float>::W, Simd<double>::W, Simd<double>::W, Simd<float>::W, Simd<double>::W},
+    {eigen_memory<double, 1>, eigen_memory<float, 1>, eigen_memory<double, 1>, eigen_memory<double, 2>,
+     eigen_memory<float, 2>, eigen_memory<double, 2>},
+    {eigen<double, double, 1>, eigen<float, float, 1>, eigen<float, double, 1>, eigen<double, double, 2>,
+     eigen<float, float, 2>, eigen<float, double, 2>},
+    {fused_memory<double>, fused_memory<float>, hermitian_memory<double>, hermitian_memory<float>},
+    {fused<double>, fused<float>, hermitian<double>, hermitian<float>},
     {step<double>, step<float>},
 };
 
