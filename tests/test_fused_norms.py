@@ -205,6 +205,33 @@ def test_flat(manifold: Any, channels: int | None, bias: Any, through: bool) -> 
 
 
 @pytest.mark.parametrize("through", [True, False])
+@pytest.mark.parametrize(("manifold", "channels", "bias"), FLAT)
+def test_flat_by_domain(manifold: Any, channels: int | None, bias: Any, through: bool) -> None:
+    groups = () if channels is None else (channels,)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+        options = {"channels": channels, "bias": bias, "grad_through_stats": through}
+        layer = mn.nn.DomainBatchNorm(layer_of(mn.nn.LieBatchNorm, manifold, dtype, **options), 5)
+        layer.norm.running_mean.copy_(points(manifold, 5, *groups, dtype=dtype))
+        layer.norm.running_var.copy_(torch.linspace(0.5, 2, 5).reshape(-1, *(1,) * len(groups)).expand(5, *groups))
+        assert_same(layer, points(manifold, 11, *groups, dtype=dtype), tolerance, domain=DOMAIN)
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_second_derivatives_of_flat_norms_by_domain(through: bool) -> None:
+    norm = layer_of(mn.nn.LieBatchNorm, mn.LogCholesky(3), torch.float64, grad_through_stats=through)
+    layer = mn.nn.DomainBatchNorm(norm, 5)
+    x = points(norm.manifold, 6).requires_grad_()
+
+    def f(x: Tensor) -> Any:
+        return layer(mn.linalg.symmetrize(x), DOMAIN[:6])
+
+    with _paths.template_only():
+        expected = torch.autograd.grad(torch.autograd.grad(f(x).square().sum(), x, create_graph=True)[0].sum(), x)
+    found = torch.autograd.grad(torch.autograd.grad(f(x).square().sum(), x, create_graph=True)[0].sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("through", [True, False])
 def test_second_derivatives_of_flat_norms(through: bool) -> None:
     layer = layer_of(mn.nn.LieBatchNorm, mn.LogCholesky(3), torch.float64, grad_through_stats=through)
     x = points(layer.manifold, 4).requires_grad_()

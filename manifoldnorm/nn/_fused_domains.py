@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn._tracking import where_enough
 from manifoldnorm.stats import Segments, total
 
@@ -42,8 +43,10 @@ class Domains(NamedTuple):
         return self._over_counts(self.sums(each))
 
     def _over_counts(self, values: Tensor) -> Tensor:
-        assert self.segments.each is not None
-        return values * self.segments.each.to(values.dtype).view(-1, *(1,) * (values.ndim - 1))
+        each = self.segments.each
+        assert each is not None
+        wide: Any = spread(each.to(values.dtype), values.ndim - each.ndim)
+        return values * wide
 
     def mean_or_running(self, mean: Tensor) -> Tensor:
         """Return the running mean where there are too few samples."""

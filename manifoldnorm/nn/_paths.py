@@ -22,6 +22,7 @@ from manifoldnorm.nn import (
     _fused_bures,
     _fused_bures_domains,
     _fused_flat,
+    _fused_flat_domains,
     moves,
 )
 from manifoldnorm.nn._fused_bures import LeavesDomain
@@ -76,6 +77,7 @@ _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
 _BY_DOMAIN: dict[type, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     _fused_affine_invariant.Plan: _fused_affine_invariant_domains.run,
     _fused_bures.Plan: _fused_bures_domains.run,
+    _fused_flat.Plan: _fused_flat_domains.run,
 }
 
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
@@ -136,7 +138,7 @@ def fused(
     The running statistics follow.
     """
     plan = _plan(layer, base, metric_scale, y)
-    if plan is None or (per_domain is not None and type(plan) not in _BY_DOMAIN):
+    if plan is None:
         return None
     domains = None if per_domain is None else _domains(layer, chart, base, y, per_domain)
     tangent = point = None
