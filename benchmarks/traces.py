@@ -139,6 +139,7 @@ def networks() -> dict[str, Case]:
     }
 
 
+PLURAL = {"policy": "policies"}
 GROUPS = {
     "norm": norms,
     "policy": policies,
@@ -164,21 +165,19 @@ def trace(case: Case, training: bool, backend: str) -> Trace:
     return Trace(breaks, counted.frame_count - 1 - breaks)
 
 
-def lines(only: str, backend: str) -> tuple[list[list[str]], int]:
-    """Return the rows of the table, and how many cases are not clean."""
-    found, bad = [], 0
-    for group, make in GROUPS.items():
-        for name, case in make().items():
-            if only.lower() not in f"{group} {name}".lower():
-                continue
-            both = [trace(case, training, backend) for training in (True, False)]
-            bad += any(count for one in both for count in one)
-            found.append([group, name, *(str(count) for one in both for count in one)])
-            print(" | ".join(found[-1]), file=sys.stderr, flush=True)
-    return found, bad
+def rows_of(group: str, cases: dict[str, Case], backend: str) -> list[list[str]]:
+    """Return the group's row, sums over its cases, and a row for each case that is not clean."""
+    total, bad = [0] * 4, []
+    for name, case in cases.items():
+        counts = [count for training in (True, False) for count in trace(case, training, backend)]
+        total = [a + b for a, b in zip(total, counts, strict=True)]
+        row = [f"{group}: {name}", "1", *map(str, counts)]
+        bad += [row] if any(counts) else []
+        print(" | ".join(row), file=sys.stderr, flush=True)
+    return [[PLURAL.get(group, f"{group}s"), str(len(cases)), *map(str, total)], *bad]
 
 
-HEADER = ["", "", "training: breaks", "recompilations", "evaluation: breaks", "recompilations"]
+HEADER = ["", "cases", "training: graph breaks", "recompilations", "evaluation: graph breaks", "recompilations"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,12 +190,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.fx.experimental._config.use_duck_shape = False  # a batch as large as a matrix is an accident, not a rule
     warnings.simplefilter("ignore")  # Dynamo's own, about how it traces autograd Functions
     torch.set_num_threads(1)
-    found, bad = lines(args.only, args.backend)
-    print(f"| {' | '.join(HEADER)} |\n|---|---|---:|---:|---:|---:|")
-    for row in found:
+    rows, clean = [], True
+    for group, make in GROUPS.items():
+        cases = {name: case for name, case in make().items() if args.only.lower() in f"{group}: {name}".lower()}
+        found = rows_of(group, cases, args.backend) if cases else []
+        rows, clean = rows + found, clean and len(found) <= 1
+    print(f"| {' | '.join(HEADER)} |\n|---|---:|---:|---:|---:|---:|")
+    for row in rows:
         print(f"| {' | '.join(row)} |")
-    print(f"\n{len(found)} cases, {bad} with a graph break or a recompilation; torch {torch.__version__}")
-    return int(bad > 0)
+    print(f"\nBatches of {', '.join(map(str, BATCHES))}; torch {torch.__version__}.")
+    return 0 if clean else 1
 
 
 if __name__ == "__main__":
