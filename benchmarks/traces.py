@@ -41,7 +41,7 @@ class Trace(NamedTuple):
 def points(manifold: Any, *groups: int) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     wide = torch.complex128 if manifold.is_complex else torch.float64
-    return lambda batch: (manifold.random_point(batch, *groups, generator=generator, dtype=wide),)
+    return lambda batch: (manifold.random_point(batch, *groups, generator=generator, dtype=wide).detach(),)
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64) -> Inputs:
