@@ -106,7 +106,7 @@ def domain_layer(norm: Any, manifold: Any, dtype: torch.dtype) -> Any:
     """Return the norm with five domains whose running statistics are not fresh."""
     layer = mn.nn.DomainBatchNorm(norm, 5)
     generator = torch.Generator().manual_seed(6)
-    means = mn.AffineInvariant(N).random_point(5, generator=generator, dtype=torch.float64)
+    means = mn.AffineInvariant(manifold.point_shape[-1]).random_point(5, generator=generator, dtype=torch.float64)
     layer.norm.running_mean.copy_(means.to(dtype))
     layer.norm.running_var.copy_(torch.linspace(0.5, 2, 5))
     return layer
@@ -317,6 +317,32 @@ def test_flat(manifold: Any, channels: int | None, bias: Any, through: bool) -> 
         options = {"channels": channels, "bias": bias, "grad_through_stats": through}
         layer = layer_of(mn.nn.LieBatchNorm, manifold, dtype, **options)
         assert_same(layer, points(manifold, 10, *groups, dtype=dtype), tolerance)
+
+
+@COMPILED
+@pytest.mark.parametrize("through", [True, False])
+@pytest.mark.parametrize("bias", ["tangent", "manifold", False])
+@pytest.mark.parametrize("manifold", [mn.LogEuclidean(4), mn.LogCholesky(4)], ids=str)
+def test_charts_by_domain(manifold: Any, bias: Any, through: bool) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+        options = {"bias": bias, "grad_through_stats": through}
+        norm = layer_of(mn.nn.LieBatchNorm, manifold, dtype, **options)
+        assert_same(domain_layer(norm, manifold, dtype), points(manifold, 11, dtype=dtype), tolerance, domain=DOMAIN)
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_second_derivatives_of_flat_norms_by_domain(through: bool) -> None:
+    norm = layer_of(mn.nn.LieBatchNorm, mn.LogCholesky(3), torch.float64, grad_through_stats=through)
+    layer = mn.nn.DomainBatchNorm(norm, 5)
+    x = points(norm.manifold, 6).requires_grad_()
+
+    def f(x: Tensor) -> Any:
+        return layer(mn.linalg.symmetrize(x), DOMAIN[:6])
+
+    with _paths.template_only():
+        expected = torch.autograd.grad(torch.autograd.grad(f(x).square().sum(), x, create_graph=True)[0].sum(), x)
+    found = torch.autograd.grad(torch.autograd.grad(f(x).square().sum(), x, create_graph=True)[0].sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("through", [True, False])

@@ -16,7 +16,7 @@ from manifoldnorm.linalg._spectral_function import SpectralFunction
 
 def sinc(x: Tensor) -> Tensor:
     """Return ``sin(x) / x``."""
-    return torch.sinc(x / torch.pi)
+    return torch.sinc(x / 3.141592653589793)  # a literal: torch.compile(dynamic=True) loses the attribute torch.pi
 
 
 def x_cot_x(x: Tensor) -> Tensor:

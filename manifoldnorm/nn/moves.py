@@ -39,7 +39,7 @@ def by_gyrogroup(manifold: Any, mean: Tensor, x: Tensor, spread_mean: Spread = s
     """Move by left gyrotranslations."""
     squared, finish = manifold.gyro_dilation(mean, x, spread_mean)
     radius = manifold.injectivity_radius
-    if isinstance(radius, float) and math.isinf(radius):
+    if isinstance(radius, float) and radius == math.inf:  # math.isinf breaks a graph with dynamic numbers
         return Moved(squared, finish)
 
     def fraction(factor: Tensor, bias: Tensor | None) -> Tensor:
