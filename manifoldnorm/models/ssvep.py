@@ -145,7 +145,7 @@ class SSVEPNet(nn.Module):
     def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
         """Map signals (N, channels, time) to scores (N, n_outputs)."""
         single = next(self.front.parameters()).dtype
-        signal = self.front(x.to(single)).double()
+        signal = self.front(x.to(single)).to(torch.float64, memory_format=torch.contiguous_format)
         covariance = self.covariance(signal)
         eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         features = self.features(covariance + self.threshold * eye, domain)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from manifoldnorm.linalg import without_autocast
+from manifoldnorm.linalg._call import call
 from manifoldnorm.manifolds._checks import check_finite
 from manifoldnorm.manifolds.charts import real_diagonal
 from manifoldnorm.manifolds.cone import PositiveDefiniteCone
@@ -59,6 +62,36 @@ def oas(x: Tensor, covariance: Tensor) -> Tensor:
 
 
 _SHRINKAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ledoit_wolf": ledoit_wolf, "oas": oas}
+
+
+def _centred(x: Tensor, center: bool) -> Tensor:
+    return x - x.mean(-1, keepdim=True) if center else x
+
+
+class _Gram(Function):
+    """``scale X X^H`` of the centred signals, exactly Hermitian; one product backward, ``scale (G + G^H) X``.
+
+    The rows of that have mean zero, so centring adds nothing to it.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: float, center: bool) -> Tensor:
+        x = _centred(x, center)
+        product = x @ x.mH
+        return (product + product.mH).mul_(0.5 * scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, ctx.scale, ctx.center = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return ((g + g.mH) * ctx.scale) @ _centred(x, ctx.center), None, None
 
 
 class Covariance(nn.Module):
@@ -130,15 +163,16 @@ class Covariance(nn.Module):
         """Map signals (..., n, t) to covariance matrices."""
         self._check(x)
         x = self._cut(x)
-        if self.center:
-            x = x - x.mean(-1, keepdim=True)
         t = x.shape[-1]
-        plain = x @ x.mH / t
-        matrix = plain * (t / (t - 1)) if self.unbiased else plain
+        if isinstance(self.shrinkage, str):
+            x = _centred(x, self.center)
+            plain = call(_Gram, x, 1 / t, False)
+            matrix = plain * (t / (t - 1)) if self.unbiased else plain
+        else:
+            plain = matrix = call(_Gram, x, 1 / (t - 1 if self.unbiased else t), self.center)
         matrix = self._shrink(x, plain, matrix)
         if self.normalize_trace:
             matrix = matrix / real_diagonal(matrix).mean(-1)[..., None, None]
-        matrix = (matrix + matrix.mH) * 0.5
         if self.check_input:
             self._check_rank(matrix, t)
         return matrix
