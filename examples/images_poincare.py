@@ -49,7 +49,7 @@ class Recipe:
 
 
 QUICK = {"epochs": 4, "depth": 8, "batch": 32}
-COMPARISON = Comparison(NORMS, Recipe, "accuracy", "test accuracy %", QUICK, seeds=3)
+COMPARISON = Comparison(NORMS, Recipe, "accuracy", "test accuracy %", QUICK, seeds=5)
 
 
 def classifier(run: Run, recipe: Recipe, x: Tensor, y: Tensor) -> Classifier:
