@@ -136,8 +136,8 @@ class FixedPoint(Karcher):
 class Exact(MeanPolicy):
     """The Frechet mean to working accuracy, by a fixed number of damped Newton (or Karcher) steps.
 
-    On CPU, where looking at values costs nothing, Karcher steps end once the residual is rounding. `mean_residual` tells
-    how far a mean is from stationary.
+    On CPU, where looking at values costs nothing, Karcher steps end once the residual is rounding. `mean_residual`
+    tells how far a mean is from stationary.
 
     Parameters
     ----------
