@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import linalg
+from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._implicit import newton_step
 from manifoldnorm.linalg.pair_differences import PairFunction, slope
 from manifoldnorm.linalg.pair_maps import energy_flow, exp_difference, pair_map
@@ -15,7 +16,9 @@ from manifoldnorm.linalg.pair_maps import energy_flow, exp_difference, pair_map
 Accuracy = tuple[int, tuple[int, ...]]  # steps, and the substeps that are extrapolated, to an order of the last one
 _FINE: Accuracy = (3, (2, 4, 6, 8, 10, 12))
 _COARSE: Accuracy = (2, (2, 4, 6))
-_SHOTS = ((8, _COARSE), (5, _FINE))
+_ENOUGH = 8.0  # in units of eps: a miss below that is rounding
+# shots, their accuracy, and the relative miss with which they may end
+_SHOTS = ((8, _COARSE, 1e-8), (5, _FINE, 0.0))
 _SMALL_EXPONENT = 0.05
 _NOISE = 1e-9
 
@@ -110,20 +113,30 @@ def _broyden(p: Tensor, q: Tensor, kernel: PairFunction) -> Tensor:
     target = chart(q)
     w = _coordinates(target - chart(p), basis)
     inverse = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device).expand(*w.shape, w.shape[-1])
-    for shots, accuracy in _SHOTS:
+    size = 1 + target.square().sum((-2, -1)).sqrt()
+    for shots, accuracy, tolerance in _SHOTS:
 
         def miss(w: Tensor, accuracy: Accuracy = accuracy) -> Tensor:
             return _coordinates(target - chart(flow(p, velocity(w), kernel, accuracy)), basis)
 
-        w, inverse = _iterate(miss, w, inverse, shots)
+        near = size * max(tolerance, _ENOUGH * torch.finfo(w.dtype).eps)
+        w, inverse = _iterate(miss, w, inverse, shots, near)
     return velocity(w)
 
 
-def _iterate(miss: Callable[[Tensor], Tensor], w: Tensor, inverse: Tensor, shots: int) -> tuple[Tensor, Tensor]:
-    """Return the best of Broyden's iterates (..., d) for ``miss(w) = 0``, and his inverse Jacobian (..., d, d)."""
+def _iterate(
+    miss: Callable[[Tensor], Tensor], w: Tensor, inverse: Tensor, shots: int, near: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the best of Broyden's iterates (..., d) for ``miss(w) = 0``, and his inverse Jacobian (..., d, d).
+
+    Where looking at values costs nothing, they end when all samples miss by less than ``near`` (...).
+    """
     residual = miss(w)
     best, least = w, residual.square().sum(-1, keepdim=True)
+    limit = near.square().unsqueeze(-1)
     for _ in range(shots):
+        if plain(least) and bool((least <= limit).all()):
+            break
         step = (inverse @ residual.unsqueeze(-1)).squeeze(-1)
         w = w + step
         new = miss(w)
