@@ -26,7 +26,7 @@ def check_space(name: str, d: int, curvature: float | Tensor, sign: int | None =
         if curvature.ndim:
             raise ValueError(f"{name}: curvature must be one number, got a tensor of shape {tuple(curvature.shape)}.")
         return
-    if not math.isfinite(curvature):
+    if not -math.inf < curvature < math.inf:
         raise ValueError(f"{name}: curvature must be finite, got {curvature}.")
     if sign is not None and curvature * sign <= 0:
         wanted, other = ("negative", "Sphere or ProjectedSphere") if sign < 0 else ("positive", "PoincareBall")
