@@ -18,6 +18,13 @@ from manifoldnorm.manifolds.structures import Finish, Gyrogroup, Spread, same
 from manifoldnorm.stats import MeanPolicy, MeanSystem, Weights
 
 
+def sign_of(curvature: float | Tensor) -> int | None:
+    """Return the sign of a curvature, None for one that is learned."""
+    if isinstance(curvature, Tensor):
+        return None
+    return -1 if curvature < 0 else 1
+
+
 def check_space(name: str, d: int, curvature: float | Tensor, sign: int | None = None) -> None:
     """Raise unless ``d`` is a positive integer and the curvature one finite number of the sign of the model."""
     if not isinstance(d, int) or d < 1:
@@ -26,7 +33,7 @@ def check_space(name: str, d: int, curvature: float | Tensor, sign: int | None =
         if curvature.ndim:
             raise ValueError(f"{name}: curvature must be one number, got a tensor of shape {tuple(curvature.shape)}.")
         return
-    if not math.isfinite(curvature):
+    if not -math.inf < curvature < math.inf:
         raise ValueError(f"{name}: curvature must be finite, got {curvature}.")
     if sign is not None and curvature * sign <= 0:
         wanted, other = ("negative", "Sphere or ProjectedSphere") if sign < 0 else ("positive", "PoincareBall")
@@ -48,9 +55,7 @@ class ConformalManifold(Manifold, Gyrogroup):
     @property
     def _sign(self) -> int | None:
         """The sign of the curvature where it is known; None for one that is learned."""
-        if isinstance(self.curvature, Tensor):
-            return None
-        return -1 if self.curvature < 0 else 1
+        return sign_of(self.curvature)
 
     def _open(self, *tensors: Tensor) -> tuple[Any, ...]:
         """Return the space and the tensors in working precision."""

@@ -61,7 +61,7 @@ class MatrixPower(Diffeo):
     image_of: ClassVar[dict[str, str]] = {"identity": "identity"}
 
     def __init__(self, power: float | Tensor) -> None:
-        if not isinstance(power, Tensor) and (power == 0 or not math.isfinite(power)):
+        if not isinstance(power, Tensor) and (power == 0 or not -math.inf < power < math.inf):
             raise ValueError(
                 f"MatrixPower: power must not be 0, infinite or NaN, got {power}; the limit at 0 is the log-Euclidean "
                 f"chart, MatrixLog()."

@@ -159,7 +159,7 @@ class AdaptiveLogEuclidean(Pullback):
         n = check_size("AdaptiveLogEuclidean", n)
         check_field("AdaptiveLogEuclidean", field, complex_ok=False)
         given = [slope for slope in (low, high) if not isinstance(slope, Tensor)]
-        if not all(slope > 0 and math.isfinite(slope) for slope in given):
+        if not all(0 < slope < math.inf for slope in given):
             raise ValueError(f"AdaptiveLogEuclidean: low={low}, high={high}: both slopes must be positive.")
         self._setup({"n": n, "low": low, "high": high}, AdaptiveLog(low, high), SymmetricMatrices(n))
 

@@ -42,7 +42,7 @@ def check_alpha_beta(name: str, n: int, alpha: float | Tensor, beta: float | Ten
     """Raise unless ``alpha tr(VU) + beta tr(V) tr(U)`` is positive definite (learned values are by construction)."""
     if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
         return
-    if not (alpha > 0 and alpha + n * beta > 0 and math.isfinite(alpha + n * beta)):
+    if not (0 < alpha < math.inf and 0 < alpha + n * beta < math.inf):
         raise ValueError(
             f"{name}: alpha={alpha}, beta={beta} is no inner product: it needs alpha > 0 and "
             f"beta > -alpha / n = {-alpha / n:.4g}."

@@ -11,7 +11,7 @@ from torch import Tensor
 from manifoldnorm import stats
 from manifoldnorm.linalg._call import plain
 from manifoldnorm.manifolds._ball_distance import ball_distance
-from manifoldnorm.manifolds._conformal import ConformalManifold, check_space
+from manifoldnorm.manifolds._conformal import ConformalManifold, check_space, sign_of
 from manifoldnorm.manifolds._curvature import Disk, Space, square, widen
 from manifoldnorm.stats import Weights
 
@@ -64,7 +64,7 @@ class Stereographic(ConformalManifold):
 
     @property
     def _sign(self) -> int | None:
-        return self.fixed_sign or super()._sign
+        return self.fixed_sign or sign_of(self.curvature)  # torch.compile does not resolve a property of super()
 
     @property
     def injectivity_radius(self) -> float | Tensor:
