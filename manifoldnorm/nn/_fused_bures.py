@@ -1,29 +1,25 @@
-"""The Bures-Wasserstein norm as one program for each direction, on CPU.
+"""The Bures-Wasserstein norm as one program for each direction, on CPU: two decompositions of the batch.
 
-With ``M = V g V^T`` the mean, ``F = V g^1/2`` and ``C = (F^T X F)^1/2``, a sample's logarithm at M, moved to the
-identity, is ``V (W o (C - g)) V^T`` with ``W_ij^2 = 2 (g_i + g_j) / (g_i g_j)``. In the eigenbasis of the bias point
-the step of the exponential is a product entry by entry, too; all else are congruences by single matrices.
-Where gradients pass through the statistics the mean is an input like the samples, with its own way back.
+`_bures_forward` and `_bures_backward` say what they compute. Where gradients pass through the statistics the mean is an
+input like the samples, with its own way back.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from manifoldnorm.linalg import _program
-from manifoldnorm.linalg import functions as fn
-from manifoldnorm.linalg._fused import Operation
-from manifoldnorm.linalg._ops import INDEFINITE_TOL, cholesky_cpu
-from manifoldnorm.linalg._program import Declined, Place, Program, view
+from manifoldnorm.linalg._ops import cholesky_cpu
+from manifoldnorm.linalg._program import Declined, view
 from manifoldnorm.manifolds import BuresWasserstein
-from manifoldnorm.manifolds.bures import DOMAIN_MARGIN
-from manifoldnorm.nn._programmed import Groups, Programmed, Run, within
+from manifoldnorm.nn._bures_backward import backward as backward_program
+from manifoldnorm.nn._bures_forward import Shape
+from manifoldnorm.nn._bures_forward import forward as forward_program
+from manifoldnorm.nn._programmed import Programmed, Run
 from manifoldnorm.stats import Karcher, MeanPolicy
 
 
@@ -69,261 +65,6 @@ class Plan:
         return out
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What a program depends on: the plan's choices, and the batch; ``domains`` is 0 without domains."""
-
-    plan: Plan
-    batch: int
-    n: int
-    scaled: bool
-    bias: str
-    tracks: bool
-    domains: int
-    min_samples: int
-
-    dtype: ClassVar[torch.dtype] = torch.float64
-
-    @property
-    def many(self) -> tuple[int, int, int]:
-        """The shape of the batch."""
-        return (self.batch, self.n, self.n)
-
-
-class Forward(NamedTuple):
-    """A program, and where it leaves what the way back and the buffers need."""
-
-    program: Program
-    groups: Groups
-    values: Place
-    roots: Place
-    rows: Place
-    weight: Place
-    factor: Place
-    kernel: Place
-    change: Place
-    target_log: Place
-    target: Place
-    target_rows: Place
-    moved: Place
-    spectrum: Place
-    basis: Place
-    variance: Place
-    scale: Place
-    tracked: tuple[Place, ...]
-    mean: Place
-
-    @property
-    def found(self) -> tuple[Place, Place]:
-        """The mean and the variance that were used."""
-        return self.mean, self.variance
-
-
-class _Writer:
-    """Writes the forward program, part by part."""
-
-    def __init__(self, shape: Shape) -> None:
-        self.s, self.p, self.one = shape, Program(shape.n, shape.dtype), (shape.n, shape.n)
-        self.x, self.out = self.p.argument(*shape.many), self.p.argument(*shape.many)
-        self.groups = Groups.of(self.p, shape.batch, shape.domains, shape.min_samples)
-        self.means, self.numbers = (self.groups.count, *self.one), (self.groups.count, 1)
-        self.product = self.p.scratch(*shape.many)  # congruences of the batch: each is decomposed at once
-        self.precision = torch.finfo(shape.dtype).eps
-
-    def floor(self, values: Place, floored: Place, strict: bool = False) -> None:
-        tolerance = None if strict else INDEFINITE_TOL * self.s.n * self.precision
-        self.p.floor_log(values, floored, None, self.precision, tolerance)
-
-    def lower(self, x: Place) -> tuple[Place, Place, Place]:
-        lower, inverse, turned = (self.p.scratch(*x.shape) for _ in range(3))
-        self.p.cholesky(x, lower)
-        self.p.add(_program.INVERT_LOWER, [lower], [inverse])
-        self.p.rearrange(_program.TRANSPOSED, lower, turned)
-        return lower, inverse, turned
-
-    def square(self, half: Place, out: Place) -> None:
-        turned = self.p.scratch(*half.shape)
-        self.p.rearrange(_program.TRANSPOSED, half, turned)
-        self.p.add(_program.MULTIPLY, [half, turned], [out])
-
-    def roots(self, values: Place) -> Place:
-        roots = self.p.scratch(*values.shape)
-        self.floor(values, values)
-        self.p.map(_program.ROOT, values, roots)
-        return roots
-
-    def mean(self, mean: Place, given: Place | None, running: Place | None) -> None:
-        """A fixed-point step from P = L L^T is ``L^-T C C L^-1`` with C the mean of ``(L^T X L)^1/2``."""
-        p, s, groups = self.p, self.s, self.groups
-        if s.plan.start == "mean":
-            assert given is not None
-            p.map(_program.SCALE, given, mean)
-            groups.choose(p, mean, running)
-            return
-        start = given or p.scratch(*self.means)
-        if given is None:
-            groups.mean(p, self.x, start)
-        groups.choose(p, start, running)
-        _, inverse, turned = self.lower(start)
-        values, rows, root, half = (p.scratch(*shape) for shape in ((s.batch, s.n), s.many, self.means, self.means))
-        p.congruence(turned, self.x, self.product, groups.index)
-        p.eigen(self.product, values, rows)
-        if groups.index is None:
-            p.add(Operation.SUM_OF_FUNCTIONS, [self.roots(values), rows], [None, None, root], like=rows)
-            p.map(_program.SCALE, root, root, by=1 / s.batch)
-        else:
-            p.rebuild(self.roots(values), rows, self.product)
-            groups.mean(p, self.product, root)
-        p.add(_program.MULTIPLY, [inverse, root], [half], kind=_program.TRANSPOSE_A)
-        self.square(half, mean)
-        groups.choose(p, mean, running)
-
-    def write(self) -> Forward:
-        """Return the whole."""
-        p, s, one, groups, count = self.p, self.s, self.one, self.groups, self.groups.count
-        log_scale, given = p.argument(1) if s.scaled else None, p.argument(*one)
-        # the means, the bias point, the means as the running ones see them
-        points = p.kept(2 * count + 1, *one)
-        means, bias, seen = points.items(0, count), points.item(count), points.items(count + 1, 2 * count + 1)
-        statistics = p.argument(*self.means) if s.plan.start != "arithmetic" else None
-        running = (p.argument(*self.means), p.argument(*self.numbers), p.argument(*self.numbers)) if s.tracks else None
-        self.mean(means, statistics, None if running is None else running[0])
-        old = None if running is None else self.lower(running[0])
-        if old is not None:
-            p.congruence(old[2], means, seen)
-        p.rearrange(_program.SYMMETRIC, given, bias)
-        points = points.items(0, count + 1 if old is None else 2 * count + 1)
-        values, bases, target = p.kept(*points.shape[:-1]), p.kept(*points.shape), p.kept(s.n)
-        p.eigen(points, values, bases)
-        spectra, basis, target_log, target_rows = (
-            values.items(0, count),
-            bases.items(0, count),
-            values.item(count),
-            bases.item(count),
-        )
-        self.floor(spectra, spectra, strict=True)
-        if s.bias == "tangent":
-            p.map(_program.EXP, target_log, target)
-        else:
-            self.floor(target_log, target)
-        weight, factor, change, turned = (p.kept(*self.means) for _ in range(4))
-        kernel = p.kept(*one)
-        p.add(_program.BURES_WEIGHTS, [spectra, basis, target], [weight, factor, kernel])
-        p.rearrange(_program.TRANSPOSED, basis, turned)
-        p.add(_program.MULTIPLY, [target_rows, turned], [change], kind=_program.ONE_A)
-        roots, rows, moved = p.kept(s.batch, s.n), p.kept(*s.many), p.kept(*s.many)
-        values_x = p.kept(s.batch, s.n)
-        p.congruence(factor, self.x, self.product, groups.index)
-        p.eigen(self.product, values_x, rows)
-        self.floor(values_x, values_x)
-        p.map(_program.ROOT, values_x, roots)
-        several: dict[str, Any] = {"kind": int(count > 1), "index": groups.index}
-        p.add(Operation.BURES_MOVE, [roots, rows, spectra, weight, change], [moved], **several)
-        variance, scale = p.kept(*self.numbers), p.kept(*self.numbers)
-        groups.variance(p, moved, None, variance, 0.25 * s.plan.metric_scale)
-        groups.choose(p, variance, None if running is None else running[1])
-        p.add(_program.FACTOR, [variance, log_scale], [scale], numbers=(s.plan.eps,))
-        step = [moved, target_rows, target, kernel, scale]  # fails where a step must be shrunk
-        p.add(Operation.BURES_STEP, step, [self.out], numbers=(DOMAIN_MARGIN,), **several)
-        tracked: tuple[Place, ...] = ()
-        if running is not None and old is not None:
-            later = values.items(count + 1, 2 * count + 1), bases.items(count + 1, 2 * count + 1)
-            tracked = self.track(running, old, later, variance)
-        return Forward(
-            program=p,
-            groups=groups,
-            values=values_x,
-            roots=roots,
-            rows=rows,
-            weight=weight,
-            factor=factor,
-            kernel=kernel,
-            change=change,
-            target_log=target_log,
-            target=target,
-            target_rows=target_rows,
-            moved=moved,
-            spectrum=spectra,
-            basis=basis,
-            variance=variance,
-            scale=scale,
-            tracked=tracked,
-            mean=means,
-        )
-
-    def track(self, running: Any, old: Any, seen: tuple[Place, Place], variance: Place) -> tuple[Place, ...]:
-        """The geodesic is ``B B^T`` with ``B = (1 - t) L + t L^-T (L^T M L)^1/2``."""
-        p, groups = self.p, self.groups
-        weight, new_variance = groups.variance_follows(p, running, variance)
-        root, half, new = p.scratch(*self.means), p.scratch(*self.means), p.kept(*self.means)
-        p.rebuild(self.roots(seen[0]), seen[1], root)
-        p.add(_program.MULTIPLY, [old[1], root], [half], kind=_program.TRANSPOSE_A)
-        p.add(_program.LERP, [old[0], half, weight], [half], groups=groups.count)
-        self.square(half, new)
-        p.add(_program.FINITE, [new], [], like=new)
-        return (new, new_variance) if groups.enough is None else (new, new_variance, groups.enough)
-
-
-@functools.lru_cache(maxsize=256)
-def _forward(shape: Shape) -> Forward:
-    return _Writer(shape).write()
-
-
-class Backward(NamedTuple):
-    """A program, and where it leaves the small gradients."""
-
-    program: Program
-    log_scale: Place
-    bias: Place
-    mean: Place
-
-
-@functools.lru_cache(maxsize=256)
-def _backward(s: Shape) -> Backward:
-    f, p, one = _forward(s), Program(s.n, s.dtype), (s.n, s.n)
-    memory, g, out = p.argument(f.program.kept_size), p.argument(*s.many), p.argument(*s.many)
-    groups, here = f.groups.within(p, memory), functools.partial(within, memory)
-    several: dict[str, Any] = {"kind": int(groups.count > 1), "index": groups.index}
-    moved, kernel, scale, target, rows = map(here, (f.moved, f.kernel, f.scale, f.target, f.target_rows))
-    grad_root, total, grad_scale = p.scratch(*s.many), p.scratch(*one), p.scratch(s.batch, 1)
-    grad_step = p.scratch(*s.many) if s.bias else None
-    inputs = [g, moved, here(f.weight), here(f.change), rows, target, kernel, scale]
-    p.add(Operation.BURES_ADJOINT, inputs, [grad_root, grad_step, total, grad_scale], **several)
-    log_scale, bias, mean = p.kept(1), p.kept(*one), p.kept(groups.count, *one)
-    p.add(_program.SUM_ROWS, [grad_scale], [log_scale], like=grad_scale, numbers=(1.0,))
-    if s.bias:
-        assert grad_step is not None
-        grad, turned, work = p.scratch(*one), p.scratch(*one), p.scratch(*one)
-        inputs = [target, grad_step, moved, scale]
-        p.add(_program.BURES_GRADIENT, inputs, [total, work], like=grad_step, **groups.options)
-        p.rearrange(_program.TRANSPOSED, rows, turned)
-        p.congruence(turned, total, bias if s.bias == "point" else grad)
-        if s.bias == "tangent":
-            p.adjoint(fn.EXP, (here(f.target_log), target, None, rows), grad, bias)
-    if s.plan.through:
-        _through_statistics(p, s, f, here, log_scale, grad_root, mean)
-    spectrum = (here(f.values), here(f.roots), None, here(f.rows))
-    p.adjoint(fn.SQRT, spectrum, grad_root, out, a=here(f.factor), index=groups.index)
-    return Backward(p, log_scale, bias, mean)
-
-
-def _through_statistics(
-    p: Program, s: Shape, f: Forward, here: Any, log_scale: Place, grad_root: Place, mean: Place
-) -> None:
-    """Add what passes through the variance to the gradient in the roots; write that in the mean."""
-    one, spectrum = (s.n, s.n), here(f.spectrum)
-    slope, in_moved, log, two = p.scratch(1), p.scratch(*s.many), p.scratch(*s.many), p.scratch(1)
-    total, work, turned = (p.scratch(*one) for _ in range(3))
-    numbers = (-0.25 * s.plan.metric_scale / s.batch, s.plan.eps)
-    p.add(_program.SLOPE, [log_scale, here(f.variance)], [slope], numbers=numbers)
-    inputs = [here(f.roots), here(f.rows), slope, spectrum, here(f.weight)]
-    p.add(Operation.BURES_MEAN_ADJOINT, inputs, [grad_root, in_moved, total, log])
-    p.map(_program.FILL, None, two, by=2.0)  # the kernel to the identity is twice the step's
-    p.add(_program.BURES_GRADIENT, [spectrum, in_moved, log, two], [total, work], like=log)
-    p.rearrange(_program.TRANSPOSED, here(f.basis).item(0), turned)
-    p.congruence(turned, total, mean)
-
-
 class FusedBures(Programmed):
     """``(I + S) B (I + S)`` at the bias point B; with gradients through the statistics the mean is an input, too."""
 
@@ -339,7 +80,7 @@ class FusedBures(Programmed):
             given = s.plan.mean(s.plan.manifold, x.to(s.dtype), segments)
         point = torch.eye(s.n, dtype=x.dtype) if bias is None else bias
         try:
-            return Programmed.start(ctx, _forward(s), run, x, (log_scale, point, given), (log_scale, bias))
+            return Programmed.start(ctx, forward_program(s), run, x, (log_scale, point, given), (log_scale, bias))
         except Declined:
             if not s.domains:
                 cholesky_cpu(x.mean(0), True, "BuresWasserstein mean")  # says if samples share a null vector
@@ -349,7 +90,7 @@ class FusedBures(Programmed):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         s: Shape = ctx.run.shape
-        plan = _backward(s)
+        plan = backward_program(s)
         *gradients, memory = Programmed.finish(ctx, plan, g)
         mean = view(plan.mean.item(0), memory).clone() if s.plan.through else None
         return *gradients, None, mean
