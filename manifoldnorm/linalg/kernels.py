@@ -127,7 +127,7 @@ class _Kernel(Function):
 
 def _to_basis(uh: Tensor, g: Tensor) -> Tensor:
     """Return U^H G U for Hermitian G, without gradient."""
-    fits = uh.ndim in (2, g.ndim) and not torch.is_grad_enabled()
+    fits = (uh.ndim == 2 or uh.shape == g.shape) and not torch.is_grad_enabled()
     return _fused.congruence(uh, g) if fits and _fused.usable(g, uh) else to_basis(uh, g)
 
 
