@@ -437,3 +437,20 @@ def test_explain_leaves_the_module_alone() -> None:
     assert "backward: " in text
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+@COMPILED
+@pytest.mark.parametrize("manifold", [mn.AffineInvariant(3), mn.BuresWasserstein(3)], ids=str)
+def test_a_second_derivative_names_the_remedy(manifold: Any) -> None:
+    layer = mn.nn.RiemannianBatchNorm(manifold, dtype=torch.float64, grad_through_stats=False)
+    x = points(manifold, 5).requires_grad_()
+    (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="backend"):
+        grad.sum().backward()
+
+
+def test_second_derivatives_step_by_step() -> None:
+    layer = mn.nn.RiemannianBatchNorm(mn.AffineInvariant(3), dtype=torch.float64, grad_through_stats=False)
+    x = points(mn.AffineInvariant(3), 4).requires_grad_()
+    with mn.linalg.backend("torch"):
+        assert torch.autograd.gradgradcheck(lambda y: layer(mn.linalg.symmetrize(y)), x, atol=1e-4)

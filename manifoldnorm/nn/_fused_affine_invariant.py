@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from manifoldnorm import linalg
 from manifoldnorm.linalg._precision import widens, working_dtype
@@ -99,7 +98,6 @@ class FusedAffineInvariant(Programmed):
         return Programmed.start(ctx, forward_program(run.shape), run, x, (log_scale, bias, start), (log_scale, bias))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         s: Shape = ctx.run.shape
         x, _, bias = ctx.saved_tensors

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from manifoldnorm.linalg._ops import cholesky_cpu
 from manifoldnorm.linalg._program import Declined, view
@@ -87,7 +86,6 @@ class FusedBures(Programmed):
             raise
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         s: Shape = ctx.run.shape
         plan = backward_program(s)

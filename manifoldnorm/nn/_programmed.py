@@ -11,8 +11,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from manifoldnorm.linalg import _program
+from manifoldnorm.linalg._basis import no_derivative
 from manifoldnorm.linalg._program import Declined, Place, Program, view
 from manifoldnorm.stats import Segments
+
+_ONCE = (
+    "A norm that runs as one operation is differentiable once. For second derivatives let it take its steps "
+    "one by one: with manifoldnorm.linalg.backend('torch')."
+)
 
 
 @dataclass(frozen=True)
@@ -157,9 +163,12 @@ class Programmed(Function):
         memory = plan.program.run(ctx.memory, wide, grad_x, *(() if domain is None else (domain,)), *others)
         if memory is None:  # no line of it can fail
             raise RuntimeError("The native library failed in the backward pass of a norm.")
-        return (
+        gradients: tuple[Tensor | None, ...] = (
             grad_x.to(x.dtype),
             None if log_scale is None else view(plan.log_scale, memory).to(x.dtype).reshape(log_scale.shape),
             None if bias is None else view(plan.bias, memory).to(x.dtype),
-            memory,
         )
+        if torch.is_grad_enabled():
+            sources = (g, x, log_scale, bias)
+            gradients = tuple(None if grad is None else no_derivative(_ONCE, grad, *sources) for grad in gradients)
+        return *gradients, memory
