@@ -442,7 +442,7 @@ def test_explain_leaves_the_module_alone() -> None:
 @COMPILED
 @pytest.mark.parametrize("manifold", [mn.AffineInvariant(3), mn.BuresWasserstein(3)], ids=str)
 def test_a_second_derivative_names_the_remedy(manifold: Any) -> None:
-    layer = mn.nn.RiemannianBatchNorm(manifold, dtype=torch.float64, grad_through_stats=False)
+    layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, torch.float64, 0.2, grad_through_stats=False)
     x = points(manifold, 5).requires_grad_()
     (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="backend"):
