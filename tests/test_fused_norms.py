@@ -441,16 +441,9 @@ def test_explain_leaves_the_module_alone() -> None:
 
 @COMPILED
 @pytest.mark.parametrize("manifold", [mn.AffineInvariant(3), mn.BuresWasserstein(3)], ids=str)
-def test_a_second_derivative_names_the_remedy(manifold: Any) -> None:
+def test_a_second_derivative_is_refused_with_a_remedy(manifold: Any) -> None:
     layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, torch.float64, 0.2, grad_through_stats=False)
     x = points(manifold, 5).requires_grad_()
     (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="backend"):
+    with pytest.raises(NotImplementedError, match="LogEuclidean"):
         grad.sum().backward()
-
-
-def test_second_derivatives_step_by_step() -> None:
-    layer = mn.nn.RiemannianBatchNorm(mn.AffineInvariant(3), dtype=torch.float64, grad_through_stats=False)
-    x = points(mn.AffineInvariant(3), 4).requires_grad_()
-    with mn.linalg.backend("torch"):
-        assert torch.autograd.gradgradcheck(lambda y: layer(mn.linalg.symmetrize(y)), x, atol=1e-4)

@@ -16,8 +16,8 @@ from manifoldnorm.linalg._program import Declined, Place, Program, view
 from manifoldnorm.stats import Segments
 
 _ONCE = (
-    "A norm that runs as one operation is differentiable once. For second derivatives let it take its steps "
-    "one by one: with manifoldnorm.linalg.backend('torch')."
+    "This norm is differentiable once. Those of flat geometries, such as LogEuclidean and LogCholesky, have second "
+    "derivatives."
 )
 
 
