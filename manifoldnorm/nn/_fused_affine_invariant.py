@@ -7,7 +7,7 @@ it once more without a graph in between, for real matrices with the compiled ker
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ class Plan:
     metric_scale: float
     eps: float
     through: bool
+
+    takes_tangent: ClassVar[bool] = True
+    is_program: ClassVar[bool] = True
 
     @property
     def start(self) -> str:

@@ -7,7 +7,7 @@ input like the samples, with its own way back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Plan:
     metric_scale: float
     eps: float
     through: bool
+
+    takes_tangent: ClassVar[bool] = True
+    is_program: ClassVar[bool] = True
 
     @property
     def start(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ class Plan:
     metric_scale: float
     eps: float
     through: bool
+
+    takes_tangent: ClassVar[bool] = False
+    is_program: ClassVar[bool] = False
 
     def run(
         self, x: Tensor, log_scale: Tensor | None, tangent: Tensor | None, point: Tensor | None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from manifoldnorm.linalg import _fused
-from manifoldnorm.linalg import _grassmann as frames
 from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._precision import native, widens, working_dtype
 from manifoldnorm.linalg._program import Declined
@@ -28,21 +27,17 @@ from manifoldnorm.manifolds import (
 from manifoldnorm.manifolds.charts import LogCholeskyChart, MatrixLog
 from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
-from manifoldnorm.nn import (
-    _fused_affine_invariant,
-    _fused_bures,
-    _fused_charted,
-    _fused_flat,
-    _fused_grassmann,
-    _inputs,
-    _running,
-    moves,
-)
-from manifoldnorm.nn._programmed import Run
+from manifoldnorm.nn import _inputs, _running, moves
 from manifoldnorm.nn.statistics import Batch, Observed
 from manifoldnorm.stats import Exact, Karcher, Newton
 
-Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan | _fused_grassmann.Plan
+if TYPE_CHECKING:
+    from manifoldnorm.nn import _fused_affine_invariant, _fused_bures, _fused_flat, _fused_grassmann
+    from manifoldnorm.nn._programmed import Run
+
+    Plan = _fused_affine_invariant.Plan | _fused_bures.Plan | _fused_flat.Plan | _fused_grassmann.Plan
+
+# the operations are imported where they are first chosen: together they take a tenth of the package's import
 
 
 def _affine_invariant(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
@@ -54,6 +49,8 @@ def _affine_invariant(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | 
     group = move is moves.by_group
     if not group and move is not moves.by_gyrogroup:
         return None
+    from manifoldnorm.nn import _fused_affine_invariant
+
     return _fused_affine_invariant.Plan(base, group, mean, base.alpha * scale, layer.eps, layer.grad_through_stats)
 
 
@@ -62,17 +59,24 @@ def _bures(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
         return None
     if layer._select_move(base) is not moves.by_transport:
         return None
+    from manifoldnorm.nn import _fused_bures
+
     return _fused_bures.Plan(base, layer._mean_policy or base.default_mean, scale, layer.eps, layer.grad_through_stats)
 
 
 def _flat(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
     if y.is_complex() or not plain(y):
         return None
+    from manifoldnorm.nn import _fused_flat
+
     return _fused_flat.Plan(base, scale, layer.eps, layer.grad_through_stats)
 
 
 def _grassmann(layer: Any, base: Any, y: Tensor, scale: float) -> Plan | None:
     mean = layer._mean_policy or base.default_mean
+    from manifoldnorm.linalg import _grassmann as frames
+    from manifoldnorm.nn import _fused_grassmann
+
     if y.ndim != 3 or not frames.usable(y) or layer.check_input or type(mean) not in (Karcher, Newton, Exact):
         return None
     if layer._select_move(base) is not moves.by_gyrogroup:
@@ -96,10 +100,9 @@ _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
 }
 
 
-_PROGRAMS = (_fused_affine_invariant.Plan, _fused_bures.Plan)
-_CHARTS: dict[tuple[type, type], Any] = {
-    (LogEuclidean, MatrixLog): _fused_charted.LogChart,
-    (LogCholesky, LogCholeskyChart): _fused_charted.CholeskyChart,
+_CHARTS: dict[tuple[type, type], str] = {
+    (LogEuclidean, MatrixLog): "LogChart",
+    (LogCholesky, LogCholeskyChart): "CholeskyChart",
 }
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
 
@@ -162,15 +165,17 @@ def charted(
     kind = _CHARTS.get((type(manifold), type(chart)))
     if kind is None or x.ndim != 3 or not _fused.usable(x) or _inputs.finite_samples(manifold, x) is not None:
         return None
-    flat = _plan(layer, base, metric_scale, x)
-    if not isinstance(flat, _fused_flat.Plan):
+    flat: Any = _plan(layer, base, metric_scale, x)
+    if flat is None:
         return None
+    from manifoldnorm.nn import _fused_charted
+
     assert chart is not None
     bias = layer.bias if layer.bias_kind == "tangent" else layer._base_bias(manifold, chart, base)
     given = _run(layer, None, base, x, per_domain)
     run = _fused_charted.ChartedRun(**vars(given), flat=flat, diffeo=chart)
     run.shape = _fused_charted.Shape(
-        chart=kind,
+        chart=getattr(_fused_charted, kind),
         batch=x.shape[0],
         n=x.shape[-1],
         dtype=working_dtype(x.dtype, widens(x)),
@@ -206,18 +211,18 @@ def fused(
 
     The running statistics follow.
     """
-    plan = _plan(layer, base, metric_scale, y)
+    plan: Any = _plan(layer, base, metric_scale, y)
     if plan is None or (per_domain is not None and not _by_domain(plan)):
         return None
     tangent = point = None
-    if layer.bias_kind == "tangent" and not isinstance(plan, _fused_flat.Plan):
+    if layer.bias_kind == "tangent" and plan.takes_tangent:
         # the operation itself projects where there is no chart in between
         tangent = layer.bias if chart is None else layer._base_tangent_bias(manifold, base)
     elif layer.bias_kind:
         point = layer._base_bias(manifold, chart, base)
     inputs = (y, layer.log_scale if layer.affine else None, tangent, point)
     try:
-        if isinstance(plan, _PROGRAMS):
+        if plan.is_program:
             run = _run(layer, chart, base, y, per_domain)
             out = plan.run(*inputs, run)
             _follow(layer, Observed(base, chart, metric_scale, y, None, y, None), run, chart)
@@ -245,10 +250,12 @@ def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
 
 def _by_domain(plan: Plan) -> bool:
     """Return whether there is a program for statistics per domain."""
-    return isinstance(plan, _PROGRAMS) and not (isinstance(plan, _fused_bures.Plan) and plan.through)
+    return plan.is_program and not (type(plan.manifold) is BuresWasserstein and plan.through)
 
 
 def _run(layer: Any, chart: Diffeo | None, base: Any, y: Tensor, per_domain: Any) -> Run:
+    from manifoldnorm.nn._programmed import Run
+
     tracks = _running.before(layer, chart) if layer.training and layer.track_running_stats else ()
     if per_domain is None or not tracks:
         return Run(None, tracks)
