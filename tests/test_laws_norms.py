@@ -49,7 +49,9 @@ COMPILED = {  # fused with the compiled kernels
     "Riemannian-AffineInvariant",
     "Lie-AffineInvariant",
     "Riemannian-AffineInvariant-power",
+    "BuresWasserstein",
     "Riemannian-BuresWasserstein-detached",
+    "Riemannian-GeneralizedBuresWasserstein",
     "Lie-CholeskyRightInvariant",
     "Gyro-Grassmann",
 }

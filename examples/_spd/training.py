@@ -50,7 +50,7 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def riemannian_adam(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = mn.optim.no_decay_groups(model, recipe.weight_decay)
-    return mn.optim.RiemannianAdam(groups, lr=recipe.lr, amsgrad=True)  # type: ignore[no-any-return]
+    return mn.optim.RiemannianAdam(groups, lr=recipe.lr)  # type: ignore[no-any-return]
 
 
 # name -> (optimizer, where the BiMap weights and the biases of the norms live)

@@ -13,6 +13,7 @@ from torch import Tensor
 from manifoldnorm import linalg, stats
 from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg import kernels
+from manifoldnorm.linalg._precision import widens, working_dtype
 from manifoldnorm.linalg.relative import log_det_ratio, sum_squared_logs
 from manifoldnorm.manifolds.base import Manifold
 from manifoldnorm.manifolds.charts import real_diagonal
@@ -90,6 +91,11 @@ class ConeManifold(Manifold):
         PositiveDefiniteCone.check_point(x, f"{self}: {name}")
 
 
+def _wide(m: Tensor) -> Tensor:
+    """Return the matrices in the precision in which they are decomposed: a whitened one must not be rounded before."""
+    return m.to(working_dtype(m.dtype, widens(m)))
+
+
 def _trace(m: Tensor) -> Tensor:
     return real_diagonal(m).sum(-1)
 
@@ -160,13 +166,15 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
 
     def exp(self, p: Tensor, v: Tensor) -> Tensor:
         """Return ``L exp(L^-1 v L^-H) L^H`` for any factor ``p = L L^H``."""
-        factor, inverse = linalg.inverse_cholesky(p)
-        return linalg.congruence(factor, linalg.expm(linalg.congruence(inverse, v)))
+        factor, inverse = linalg.inverse_cholesky(_wide(p))
+        found = linalg.congruence(factor, linalg.expm(linalg.congruence(inverse, _wide(v))))
+        return found.to(torch.promote_types(p.dtype, v.dtype))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         """Return ``L log(L^-1 q L^-H) L^H``."""
-        factor, inverse = linalg.inverse_cholesky(p)
-        return linalg.congruence(factor, linalg.logm(linalg.congruence(inverse, q)))
+        factor, inverse = linalg.inverse_cholesky(_wide(p))
+        found = linalg.congruence(factor, linalg.logm(linalg.congruence(inverse, _wide(q))))
+        return found.to(torch.promote_types(p.dtype, q.dtype))
 
     def squared_dist(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the squared distance from the singular values of ``L_p^-1 L_q``.
@@ -196,9 +204,9 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
 
     def transport(self, p: Tensor, q: Tensor, v: Tensor) -> Tensor:
         """Return ``E v E^H`` with ``E = (q p^-1)^1/2 = L (L^-1 q L^-H)^1/2 L^-1``."""
-        factor, inverse = linalg.inverse_cholesky(p)
-        e = factor @ linalg.sqrtm(linalg.congruence(inverse, q)) @ inverse
-        return e @ v @ e.mH
+        factor, inverse = linalg.inverse_cholesky(_wide(p))
+        e = factor @ linalg.sqrtm(linalg.congruence(inverse, _wide(q))) @ inverse
+        return (e @ _wide(v) @ e.mH).to(torch.promote_types(torch.promote_types(p.dtype, q.dtype), v.dtype))
 
     def egrad2rgrad(self, p: Tensor, g: Tensor) -> Tensor:
         """Return ``(p g p - c tr(g p) p) / alpha`` with ``c = beta / (alpha + n beta)``."""
@@ -211,11 +219,13 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
 
     def geodesic(self, p: Tensor, q: Tensor, t: Tensor | float) -> Tensor:
         """Return ``L (L^-1 q L^-H)^t L^H``."""
-        factor, inverse = linalg.inverse_cholesky(p)
+        factor, inverse = linalg.inverse_cholesky(_wide(p))
         grows = isinstance(t, Tensor) and t.ndim > max(p.ndim, q.ndim) - 2
-        if not (grows or torch.is_grad_enabled()):
-            return linalg.whiten(inverse, q, "AffineInvariant")[1](t, factor)
-        return linalg.congruence(factor, linalg.powm(linalg.congruence(inverse, q), t))
+        if grows or torch.is_grad_enabled():
+            found = linalg.congruence(factor, linalg.powm(linalg.congruence(inverse, _wide(q)), t))
+        else:
+            found = linalg.whiten(inverse, _wide(q), "AffineInvariant")[1](t, factor)
+        return found.to(torch.promote_types(p.dtype, q.dtype))
 
     def polar(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
         """Return the squared distance from the identity and ``t -> x^t``, from one decomposition."""

@@ -18,7 +18,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m manifoldnorm.testing", description=__doc__)
     parser.add_argument("names", nargs="*", help="only subjects whose name contains one of these")
-    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="may be repeated; default: both")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slow", action="store_true", help="also compile every layer")
     parser.add_argument("--failures", action="store_true", help="print only the laws that fail")
@@ -32,7 +32,7 @@ def _chosen(name: str, wanted: Sequence[str]) -> bool:
 
 
 def _suites(options: argparse.Namespace) -> Iterator[tuple[str, list[Law]]]:
-    for dtype in map(DTYPES.__getitem__, options.dtype):
+    for dtype in map(DTYPES.__getitem__, options.dtype or DTYPES):
         for name, build in MANIFOLDS.items():
             if _chosen(name, options.names):
                 yield name, laws_of(build(), dtype=dtype, name=name)
