@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 import manifoldnorm as mn
@@ -447,3 +448,48 @@ def test_a_second_derivative_is_refused_with_a_remedy(manifold: Any) -> None:
     (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="LogEuclidean"):
         grad.sum().backward()
+
+
+@COMPILED
+@pytest.mark.parametrize("manifold", [mn.AffineInvariant(3), mn.LogCholesky(3), mn.BuresWasserstein(3)], ids=str)
+def test_what_a_program_keeps_belongs_to_autograd(manifold: Any) -> None:
+    layer = layer_of(mn.nn.RiemannianBatchNorm, manifold, torch.float64, 0.2, grad_through_stats=False)
+    x = points(manifold, 9).requires_grad_()
+    expected = torch.autograd.grad(layer(x).square().sum(), x)[0]
+    again: Any = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+    assert torch.equal(torch.autograd.grad(again.square().sum(), x)[0], expected)
+    seen: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.numel()) or t, lambda t: t):
+        layer(x)
+    assert max(seen) > 3 * x.numel()  # the program's memory is among them
+    with mn.nn.watch_statistics(layer) as watch:
+        layer(x)
+    (rows,) = (record.rows for _, record in watch._watched.values())
+    assert all(t.untyped_storage().nbytes() < 1000 for t in rows[0])
+    with mn.linalg.backend("native"):
+        y = layer(x)
+    with mn.linalg.backend("torch"):
+        y.square().sum().backward()
+
+
+@COMPILED
+@pytest.mark.parametrize("decades", [4, 8, 12, 14])
+def test_bures_variance_of_badly_conditioned_matrices(decades: int) -> None:
+    scaling = torch.logspace(0, -decades / 2, 2, dtype=torch.float64)
+    x = scaling[:, None] * points(mn.AffineInvariant(2), 2) * scaling
+    layer = layer_of(mn.nn.RiemannianBatchNorm, mn.BuresWasserstein(2), torch.float64, 0.1, momentum=1.0, mean=Exact())
+    (fused, taken), (reference, _) = (step(layer, x, x, template) for template in (False, True))
+    assert taken[0].endswith("fused")
+    # half the distance of two matrices, in a form without cancellation
+    expected = mn.BuresWasserstein(2).squared_dist(x[0], x[1]) / 4
+    for found in (fused, reference):
+        assert abs(found["running_var"] - expected) <= 1e-7 * expected
+
+
+@COMPILED
+@pytest.mark.parametrize("mean", [None, Karcher(1)], ids=str)
+@pytest.mark.parametrize("through", [True, False])
+def test_bures_takes_short_windows_in_single_precision(mean: Any, through: bool) -> None:
+    a = torch.randn(64, 20, 10, generator=torch.Generator().manual_seed(0))
+    layer = mn.nn.RiemannianBatchNorm(mn.BuresWasserstein(20), mean=mean, grad_through_stats=through)
+    assert layer(a @ a.mT / 10).isfinite().all()

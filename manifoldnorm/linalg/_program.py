@@ -17,7 +17,7 @@ from torch import Tensor
 from manifoldnorm.linalg._fused import EACH_A, EACH_K, Operation
 from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.linalg._tally import counting
-from manifoldnorm.linalg.native import Instruction, Lines, chosen_for, fusing_for
+from manifoldnorm.linalg.native import Instruction, Lines, chosen_for, kernels
 
 EIGEN, SUM_ROWS, FLOOR_LOG, MAP, SHIFT, DOT, SQUARES, FACTOR, SLOPE, LERP = range(32, 42)  # as in kernels.hpp
 REARRANGE, DIAGONAL_EXP, INVERT_LOWER, MULTIPLY, FINITE, RIDGES, BURES_WEIGHTS, BURES_GRADIENT = range(42, 50)
@@ -200,8 +200,8 @@ class Program:
 
     def run(self, *arguments: Tensor) -> Tensor | None:
         """Return the kept memory, or None if a line failed."""
-        library = fusing_for(self.n)
-        if library is None:
+        library = kernels()
+        if isinstance(library, str):
             return None
         memory = torch.empty(self._sizes[_KEPT], dtype=self.dtype)
         native = tuple(

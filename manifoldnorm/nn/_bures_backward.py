@@ -46,7 +46,7 @@ def backward(s: Shape) -> Backward:
             p.adjoint(fn.EXP, (here(f.target_log), target, None, rows), grad, bias)
     if s.plan.through:
         _through_statistics(p, s, f, here, log_scale, grad_root, mean)
-    spectrum = (here(f.values), here(f.roots), None, here(f.rows))
+    spectrum = (here(f.values), here(f.floored), None, here(f.rows))
     p.adjoint(fn.SQRT, spectrum, grad_root, out, a=here(f.factor), index=groups.index)
     return Backward(p, log_scale, bias, mean)
 

@@ -23,11 +23,15 @@ from manifoldnorm.nn._programmed import Groups
 
 @dataclass(frozen=True)
 class Shape:
-    """What a program depends on: the choices of the norm's plan, and the batch; ``domains`` is 0 without domains."""
+    """What a program depends on: the choices of the norm's plan, and the batch.
+
+    ``precision`` is eps of the input's dtype, ``domains`` is 0 without domains.
+    """
 
     plan: Any
     batch: int
     n: int
+    precision: float
     scaled: bool
     bias: str
     tracks: bool
@@ -49,6 +53,7 @@ class Forward(NamedTuple):
     groups: Groups
     values: Place
     roots: Place
+    floored: Place
     rows: Place
     weight: Place
     factor: Place
@@ -80,11 +85,11 @@ class _Writer:
         self.groups = Groups.of(self.p, shape.batch, shape.domains, shape.min_samples)
         self.means, self.numbers = (self.groups.count, *self.one), (self.groups.count, 1)
         self.product = self.p.scratch(*shape.many)  # congruences of the batch: each is decomposed at once
-        self.precision = torch.finfo(shape.dtype).eps
 
-    def floor(self, values: Place, floored: Place, strict: bool = False) -> None:
-        tolerance = None if strict else INDEFINITE_TOL * self.s.n * self.precision
-        self.p.floor_log(values, floored, None, self.precision, tolerance)
+    def floor(self, values: Place, floored: Place, eps: float | None = None, strict: bool = False) -> None:
+        eps = torch.finfo(self.s.dtype).eps if eps is None else eps
+        tolerance = None if strict else INDEFINITE_TOL * self.s.n * self.s.precision
+        self.p.floor_log(values, floored, None, eps, tolerance)
 
     def lower(self, x: Place) -> tuple[Place, Place, Place]:
         lower, inverse, turned = (self.p.scratch(*x.shape) for _ in range(3))
@@ -100,8 +105,8 @@ class _Writer:
 
     def roots(self, values: Place) -> Place:
         roots = self.p.scratch(*values.shape)
-        self.floor(values, values)
-        self.p.map(_program.ROOT, values, roots)
+        self.floor(values, roots, 0.0)  # no more than that: these are spectra of products, with squared conditions
+        self.p.map(_program.ROOT, roots, roots)
         return roots
 
     def mean(self, mean: Place, given: Place | None, running: Place | None) -> None:
@@ -167,8 +172,11 @@ class _Writer:
         values_x = p.kept(s.batch, s.n)
         p.congruence(factor, self.x, self.product, groups.index)
         p.eigen(self.product, values_x, rows)
+        floored = p.kept(s.batch, s.n)  # for the derivative of the root alone
+        self.floor(values_x, roots, 0.0)
         self.floor(values_x, values_x)
-        p.map(_program.ROOT, values_x, roots)
+        p.map(_program.ROOT, roots, roots)
+        p.map(_program.ROOT, values_x, floored)
         several: dict[str, Any] = {"kind": int(count > 1), "index": groups.index}
         p.add(Operation.BURES_MOVE, [roots, rows, spectra, weight, change], [moved], **several)
         variance, scale = p.kept(*self.numbers), p.kept(*self.numbers)
@@ -186,6 +194,7 @@ class _Writer:
             groups=groups,
             values=values_x,
             roots=roots,
+            floored=floored,
             rows=rows,
             weight=weight,
             factor=factor,

@@ -103,7 +103,7 @@ class FusedAffineInvariant(Programmed):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         s: Shape = ctx.run.shape
-        x, _, bias = ctx.saved_tensors
+        x, _, bias, _ = saved = ctx.saved_tensors
         others = ([bias] if s.bias == "colour" else []) + ([x] if s.plan.through else [])
-        gradients = Programmed.finish(ctx, backward_program(s), g, *(t.to(s.dtype).contiguous() for t in others))
+        gradients = Programmed.finish(ctx.run, saved, backward_program(s), g, *others)
         return *gradients[:3], None

@@ -56,13 +56,14 @@ class Plan:
             plan=self,
             batch=x.shape[0],
             n=x.shape[-1],
+            precision=torch.finfo(x.dtype).eps,
             scaled=log_scale is not None,
             bias="tangent" if tangent is not None else "point" if point is not None else "",
             tracks=bool(run.tracks),
             domains=run.domains,
             min_samples=run.min_samples,
         )
-        mean = self.mean(self.manifold, x.to(run.shape.dtype)) if self.through else None
+        mean = self.mean(self.manifold, x) if self.through else None
         out: Any = FusedBures.apply(x, log_scale, tangent if tangent is not None else point, run, mean)
         return out
 
@@ -76,10 +77,10 @@ class FusedBures(Programmed):
     ) -> Tensor:
         s, given = run.shape, mean
         if given is None and s.plan.start == "start":
-            given = run.start(s.plan.mean, s.plan.manifold, x.to(s.dtype))
+            given = run.start(s.plan.mean, s.plan.manifold, x)
         elif given is None and s.plan.start == "mean":
             segments = None if run.segments is None else run.segments()
-            given = s.plan.mean(s.plan.manifold, x.to(s.dtype), segments)
+            given = s.plan.mean(s.plan.manifold, x, segments)
         point = torch.eye(s.n, dtype=x.dtype) if bias is None else bias
         try:
             return Programmed.start(ctx, forward_program(s), run, x, (log_scale, point, given), (log_scale, bias))
@@ -92,6 +93,6 @@ class FusedBures(Programmed):
     def backward(ctx: Any, g: Tensor) -> Any:
         s: Shape = ctx.run.shape
         plan = backward_program(s)
-        *gradients, memory = Programmed.finish(ctx, plan, g)
-        mean = view(plan.mean.item(0), memory).clone() if s.plan.through else None
+        *gradients, memory = Programmed.finish(ctx.run, ctx.saved_tensors, plan, g)
+        mean = view(plan.mean.item(0), memory).to(ctx.saved_tensors[0].dtype, copy=True) if s.plan.through else None
         return *gradients, None, mean

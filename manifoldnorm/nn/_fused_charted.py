@@ -249,8 +249,8 @@ class ChartedRun(Run):
         return self.diffeo.inverse(moved) if self.shape.leaves else moved
 
     def _by_domain(self, y: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> Tensor:
-        domain, enough = self.domain, self.tracked[2].view(-1) != 0
-        assert domain is not None
+        domain, enough = self.domain, self.enough
+        assert domain is not None and enough is not None
         count = torch.bincount(domain, minlength=len(enough)).to(y.dtype).clamp_min(1)
 
         def means(rows: Tensor, running: Tensor) -> Tensor:
@@ -277,10 +277,10 @@ class FusedCharted(Programmed):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
+        x, log_scale, bias, _ = saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for
-            x, log_scale, bias = ctx.saved_tensors
             inputs = [t for t in (x, log_scale, bias) if t is not None and t.requires_grad]
             found = iter(torch.autograd.grad(ctx.run.template(x, log_scale, bias), inputs, g, create_graph=True))
             return *(next(found) if t is not None and t.requires_grad else None for t in (x, log_scale, bias)), None
-        gradients = Programmed.finish(ctx, _backward(ctx.run.shape, ctx.run.flat.through), g)
+        gradients = Programmed.finish(ctx.run, saved, _backward(ctx.run.shape, ctx.run.flat.through), g)
         return *gradients[:3], None

@@ -242,10 +242,11 @@ def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
     new_mean, new_variance, *enough = run.tracked
     valid = enough[0].view(-1) != 0 if enough else None
     if layer.record is not None:
-        mean, variance = run.found
+        mean, variance = (found.clone() for found in run.found)  # not views: a record outlives the batch
         mean = mean.view_as(layer.running_mean).to(layer.running_mean.dtype)
         layer.record.note(layer, seen._replace(mean=mean, valid=valid), variance.view_as(layer.running_var))
     _running.after(layer, chart, new_mean, new_variance, valid)
+    run.forget()
 
 
 def _by_domain(plan: Plan) -> bool:

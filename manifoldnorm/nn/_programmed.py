@@ -108,7 +108,8 @@ class Run:
 
     What its programs depend on, the running statistics before it with its weight, its domains, and what the program
     makes of the statistics: ``tracked`` are the running mean, the running variance and, with domains, which of them
-    have enough samples; ``found`` the mean and the variance that were used.
+    have enough samples; ``found`` the mean and the variance that were used. Both are views of what the program keeps
+    for its way back: who has read them calls `forget`, which leaves ``enough``.
     """
 
     shape: Any
@@ -119,6 +120,12 @@ class Run:
     segments: Callable[[], Segments] | None = None
     tracked: tuple[Tensor, ...] = ()
     found: tuple[Tensor, ...] = ()
+    enough: Tensor | None = None
+
+    def forget(self) -> None:
+        """Let autograd alone decide when the program's memory is freed."""
+        self.enough = self.tracked[2].view(-1) != 0 if len(self.tracked) > 2 else None
+        self.tracked = self.found = ()
 
     def start(self, policy: Any, manifold: Any, x: Tensor) -> Tensor:
         """Return where the policy's last step to the mean starts."""
@@ -140,27 +147,28 @@ class Programmed(Function):
     ) -> Tensor:
         """Return the output; raise `Declined` where the program failed."""
         dtype = run.shape.dtype
-        wide = x.to(dtype).contiguous()
+        wide = x.resolve_neg().to(dtype).contiguous()
         out = torch.empty(wide.shape, dtype=dtype)
         run.domain = None if run.domain is None else run.domain.long().contiguous()
-        given = [t.to(dtype).contiguous() for t in (*others, *run.tracks) if t is not None]
+        given = [t.resolve_neg().to(dtype).contiguous() for t in (*others, *run.tracks) if t is not None]
         memory = plan.program.run(wide, out, *(() if run.domain is None else (run.domain,)), *given)
         if memory is None:
             raise Declined
         run.tracked = tuple(view(place, memory) for place in plan.tracked)
         run.found = tuple(view(place, memory) for place in plan.found)
-        ctx.run, ctx.memory = run, memory
-        ctx.save_for_backward(x, *parameters)
+        ctx.run = run
+        ctx.save_for_backward(x, *parameters, memory)
         return out.to(x.dtype)
 
     @staticmethod
-    def finish(ctx: Any, plan: Any, g: Tensor, *others: Tensor) -> tuple[Any, ...]:
+    def finish(run: Run, saved: Sequence[Any], plan: Any, g: Tensor, *others: Tensor) -> tuple[Any, ...]:
         """Return the gradients in X, the logarithm of the scale and the bias; then what the program kept."""
-        x, log_scale, bias = ctx.saved_tensors
-        dtype, domain = ctx.run.shape.dtype, ctx.run.domain
-        wide = g.to(dtype).contiguous()
+        x, log_scale, bias, kept = saved
+        dtype, domain = run.shape.dtype, run.domain
+        wide = g.resolve_neg().to(dtype).contiguous()
         grad_x = torch.empty(wide.shape, dtype=dtype)
-        memory = plan.program.run(ctx.memory, wide, grad_x, *(() if domain is None else (domain,)), *others)
+        given = [t.resolve_neg().to(dtype).contiguous() for t in others]
+        memory = plan.program.run(kept, wide, grad_x, *(() if domain is None else (domain,)), *given)
         if memory is None:  # no line of it can fail
             raise RuntimeError("The native library failed in the backward pass of a norm.")
         gradients: tuple[Tensor | None, ...] = (

@@ -179,7 +179,7 @@ static void bures_mean_adjoint(const Bures<T>& b, const T* slope, const T* c, co
         product(plain(basis, n), plain(g, n), half, n);
         product(plain(half, n), transposed(basis, n), inner, n, true);
         for (int i = 0; i < n; ++i)
-            for (int j = 0; j < n; ++j) inner[i * n + j] *= values[i] * values[j] / (values[i] + values[j]);
+            for (int j = 0; j < n; ++j) inner[i * n + j] *= values[i] * values[j] / (values[i] + values[j]);  // roots of positive numbers
         product(plain(inner, n), plain(basis, n), half, n);
         product(transposed(basis, n), plain(half, n), scaled, n, true);
         for (int64_t k = 0; k < size; ++k) scaled[k] *= -shared[size + k];
