@@ -223,3 +223,15 @@ def test_published_layer_depends_on_the_order() -> None:
     code = published.LieBNRot(3, dtype=F64)
     assert float((code(x.flip(0)).flip(0) - code(x)).detach().abs().max()) > 1e-4
     assert published.LieBNRot(3, left=False).manifold == mn.Rotations(3, right=True)
+
+
+def test_thousands_of_optimizer_steps_stay_on_the_manifold() -> None:
+    manifold, generator = mn.Rotations(4), torch.Generator().manual_seed(0)
+    target = torch.randn(4, 4, dtype=torch.float64, generator=generator)
+    point = mn.optim.ManifoldParameter(manifold.origin(dtype=torch.float64), manifold)
+    optimizer = mn.optim.RiemannianAdam([point], lr=0.05)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        (point * target).sum().backward()
+        optimizer.step()
+    assert manifold.violation(point.detach()) < 1e-14

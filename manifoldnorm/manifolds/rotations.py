@@ -69,6 +69,11 @@ class Rotations(Manifold, LieGroup):
         """Return ``p exp(p^T v)``."""
         return p @ _rotation.exp(p.mT @ v)
 
+    def retract(self, p: Tensor, v: Tensor) -> Tensor:
+        """Return ``exp``, and a Newton step towards the nearest rotation: thousands of steps must not drift away."""
+        q = self.exp(p, v)
+        return 1.5 * q - 0.5 * q @ (q.mT @ q)
+
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         """Return ``p log(p^T q)``."""
         return p @ _rotation.decompose(p.mT @ q).log

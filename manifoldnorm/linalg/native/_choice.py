@@ -96,6 +96,11 @@ def _faster(library: Kernels, n: int, batch: int, dtype: torch.dtype) -> bool:
     measured = table("cpu", INSTRUCTION_SETS[library.best])
     if isinstance(measured, Table) and measured.knows(dtype):
         return measured.faster(n, batch, dtype)
+    return filled(n, batch, dtype)
+
+
+def filled(n: int, batch: int, dtype: torch.dtype) -> bool:
+    """Return whether a batch fills the kernels' vectors enough for them to be faster, by the rule of `FILLING`."""
     return n <= FILLING * dtype.itemsize * batch // (4 if dtype.is_complex else 1)
 
 
