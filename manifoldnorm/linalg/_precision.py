@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from itertools import chain
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+_HALF = (torch.float16, torch.bfloat16)
 _SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -76,22 +77,50 @@ def working_dtype(dtype: torch.dtype, wide: bool) -> torch.dtype:
     return _WIDER.get(dtype, dtype) if wide else dtype
 
 
+def _autocasts(args: Iterable[Any]) -> str:
+    """Return the device of the first tensor if autocast is on there, else an empty string."""
+    device = next((arg.device.type for arg in args if isinstance(arg, Tensor)), "cpu")
+    return device if device != "meta" and torch.is_autocast_enabled(device) else ""
+
+
+def _raise_half(arg: Any) -> Any:
+    return arg.float() if isinstance(arg, Tensor) and arg.dtype in _HALF else arg
+
+
+def raise_halves(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return arguments with half-precision tensors, which is what layers return under autocast, as ``float32``.
+
+    Where autocast is off they stay as they are.
+    """
+    return tuple(_raise_half(arg) for arg in args) if _autocasts(args) else args
+
+
 def without_autocast(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorate a function of tensors so that autocast never lowers the precision of the products inside."""
+    """Decorate a function of tensors so that autocast never lowers the precision of the products inside.
+
+    Where autocast is on, half-precision arguments, such as its layers return, come in as ``float32``.
+    """
+    raised: Callable[..., _Result] = function
 
     @functools.wraps(function)
     def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        device = next((arg.device.type for arg in chain(args, kwargs.values()) if isinstance(arg, Tensor)), "cpu")
-        if device == "meta" or not torch.is_autocast_enabled(device):
+        device = _autocasts(chain(args, kwargs.values()))
+        if not device:
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
-            return function(*args, **kwargs)
+            more = {name: _raise_half(arg) for name, arg in kwargs.items()}
+            return raised(*(_raise_half(arg) for arg in args), **more)
 
     return run
 
 
-def check_matrix(a: Tensor, name: str) -> None:
-    """Raise unless ``a`` is a floating stack of square matrices (shape and dtype only: no look at the values)."""
+def check_matrix(a: Tensor, name: str) -> Tensor:
+    """Raise unless ``a`` is a floating stack of square matrices (shape and dtype only: no look at the values).
+
+    Returns ``a``; under autocast as ``float32`` if it is of half precision.
+    """
+    if a.dtype in _HALF:
+        (a,) = raise_halves((a,))
     if a.dtype not in _SUPPORTED:
         raise TypeError(
             f"{name}: expected a float32, float64, complex64 or complex128 tensor, got {a.dtype}. "
@@ -99,6 +128,7 @@ def check_matrix(a: Tensor, name: str) -> None:
         )
     if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
         raise ValueError(f"{name}: expected square matrices of shape (..., n, n), got {tuple(a.shape)}.")
+    return a
 
 
 def symmetrize(a: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def _half(like: Tensor) -> Tensor:
 
 
 def _wide_cholesky(a: Tensor, name: str, chart: bool = False) -> tuple[Tensor, Tensor]:
-    check_matrix(a, name)
+    a = check_matrix(a, name)
     return call(_Cholesky, a, widens(a), name, chart)
 
 

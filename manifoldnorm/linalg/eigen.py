@@ -70,7 +70,7 @@ def eigvalsh(a: Tensor) -> Tensor:
     >>> mn.linalg.eigvalsh(torch.diag(torch.tensor([2.0, 1.0])))
     tensor([1., 2.])
     """
-    check_matrix(a, "eigvalsh")
+    a = check_matrix(a, "eigvalsh")
     values = torch.ops.manifoldnorm.eigvalsh(a.detach(), widens(a))
     return values.to(real_dtype(a.dtype))
 
@@ -115,5 +115,5 @@ def smallest_below(a: Tensor, limit: float) -> Tensor:
     >>> linalg.smallest_below(torch.diag_embed(torch.tensor([[0.0, 1.0], [-3.0, 1.0]])), -1.0)
     tensor([-1., -3.])
     """
-    check_matrix(a, "smallest_below")
+    a = check_matrix(a, "smallest_below")
     return call(_SmallestBelow, a, limit)

@@ -86,7 +86,7 @@ def unit_row_scaling(c: Tensor) -> Tensor:
     >>> unit_row_scaling(torch.full((4, 4), 0.5) + torch.diag(torch.full((4,), 0.5))) ** -2
     tensor([2.5000, 2.5000, 2.5000, 2.5000], dtype=torch.float64)
     """
-    check_matrix(c, "unit_row_scaling")
+    c = check_matrix(c, "unit_row_scaling")
     c = widened(c)
     fixed = c.detach()
     total = fixed.sum((-2, -1)).unsqueeze(-1)

@@ -52,7 +52,7 @@ def decompose(a: Tensor, *, positive: bool = False, name: str = "decompose") -> 
     tensor([[1., 0.],
             [0., 2.]])
     """
-    check_matrix(a, name)
+    a = check_matrix(a, name)
     operator = _ops.eigh_cpu if plain(a) else torch.ops.manifoldnorm.eigh
     values, vectors_h = operator(a.detach(), widens(a), positive, name)
     return Spectrum(a, values, vectors_h)

@@ -120,7 +120,7 @@ def _tangent(spectrum: Spectrum, factor: Tensor, v: Tensor | None, extra: Tensor
 
 
 def _solved(y: Tensor) -> tuple[Tensor, Tensor, Spectrum, Tensor]:
-    check_matrix(y, _NAME)
+    y = check_matrix(y, _NAME)
     y = hollow(widened(y))
     y = (y + y.mT) / 2
     value, shift, w, uh, factor = _find(y.detach())

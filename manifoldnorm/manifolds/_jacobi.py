@@ -49,7 +49,7 @@ class JacobiHessian:
             same, turned = half * (even + odd - 2 * own.unsqueeze(-2)), half * (even - odd)
             known = weights if isinstance(weights, Reduction) else None
             processes, index = (None, None) if known is None else (known.processes, known.index)
-            right = total(right, index, residual[..., : left.shape[-1], :])
+            right = total(right, index, residual[..., : left.shape[-1], :].to(right.dtype))
             return processes, self._principal.out, left.mT.contiguous(), same, turned, right, index
 
     def solve(self, residual: Tensor, steps: int, backward_steps: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from manifoldnorm.linalg import without_autocast
-from manifoldnorm.linalg._precision import real_dtype
+from manifoldnorm.linalg._precision import raise_halves, real_dtype
 
 # whose tensor arguments, except the time t, are points or tangent vectors
 _POINTWISE = {
@@ -44,6 +44,9 @@ def _pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        autocast = _is_any_autocast_enabled()
+        if autocast:  # before the dtypes are compared
+            args = raise_halves(args)
         points = args
         if time is not None and len(args) > time:
             points = args[:time] + args[time + 1 :]
@@ -55,7 +58,7 @@ def _pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
                     dtype = point.dtype
                 if point.dtype != dtype or (shape and point.shape[-len(shape) :] != shape):
                     _refuse(self, name, points)
-        return exact(self, *args, **kwargs) if _is_any_autocast_enabled() else function(self, *args, **kwargs)
+        return exact(self, *args, **kwargs) if autocast else function(self, *args, **kwargs)
 
     return run
 

@@ -91,6 +91,7 @@ class ReOrth(nn.Module):
             [0.8000]])
     """
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map linearly independent columns (..., n, p) to orthonormal ones."""
         _check(x, "ReOrth")
@@ -149,6 +150,7 @@ class ProjPool(nn.Module):
             raise ValueError(f"ProjPool: within and across must be positive integers, got {within} and {across}.")
         self.within, self.across = within, across
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C, n, n) to (..., C / across, n / within, n / within); without channels where ``across`` is 1."""
         _check(x, "ProjPool", square=True)
@@ -198,6 +200,7 @@ class OrthMap(nn.Module):
             raise ValueError(f"OrthMap: p must be a positive integer, got {p!r}.")
         self.p = p
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map symmetric matrices (..., n, n) to frames (..., n, p)."""
         _check(x, "OrthMap", square=True)

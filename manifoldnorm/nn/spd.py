@@ -98,6 +98,7 @@ class ReEig(nn.Module):
         smallest = torch.finfo(x.dtype).tiny / self.threshold
         return self.threshold * torch.where(level == 0, 1.0, level.clamp_min(smallest))
 
+    @linalg.without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Return matrices (..., n, n) with eigenvalues of at least the threshold."""
         _square(x, None, "ReEig")
@@ -119,11 +120,13 @@ class LogEig(nn.Module):
             [0., 0.]])
     """
 
+    @linalg.without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Return the logarithm of (..., n, n)."""
         _square(x, None, "LogEig")
         return linalg.apply(linalg.decompose(x, positive=True, name="LogEig"), fn.LOG)
 
+    @linalg.without_autocast
     def after_rectification(self, x: Tensor, rectify: ReEig) -> Tensor:
         """Return the logarithm of ``rectify(x)`` from one decomposition."""
         return linalg.apply(linalg.decompose(x, name="ReEig"), fn.LOG_CLAMP_MIN, rectify.limit(x))
@@ -140,6 +143,7 @@ class ExpEig(nn.Module):
             [0., 1.]])
     """
 
+    @linalg.without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Return the exponential of (..., n, n)."""
         _square(x, None, "ExpEig")
@@ -178,6 +182,7 @@ class SPDVectorize(nn.Module):
     index: Tensor
     on_diagonal: Tensor
 
+    @linalg.without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n, n) to (..., out_features)."""
         _square(x, self.n, "SPDVectorize")
@@ -187,6 +192,7 @@ class SPDVectorize(nn.Module):
         root = math.sqrt(2.0)
         return torch.cat([real_diagonal(x), root * upper.real, root * upper.imag], -1)
 
+    @linalg.without_autocast
     def inverse(self, v: Tensor) -> Tensor:
         """Map (..., out_features) back to symmetric or Hermitian matrices (..., n, n)."""
         n = self.n

@@ -144,13 +144,17 @@ class HyperbolicEmbedding(HoldsPoints):
             raise TypeError(f"HyperbolicEmbedding: the index must hold integers, got {index.dtype}.")
         if self.norm is not None and self.statistics == "table" and self.training:
             return self._rows(self.table(), index)
-        x = self._kept(self._rows(self.weight.as_subclass(Tensor), index))
+        x = self._kept(self._rows(self._plain(), index))
         return x if self.norm is None else self.norm(x)
 
     def table(self) -> Tensor:
         """Return all points (num_embeddings, *point_shape), normalised."""
-        x = self._kept(self.weight.as_subclass(Tensor))
+        x = self._kept(self._plain())
         return x if self.norm is None else self.norm(x)
+
+    def _plain(self) -> Tensor:
+        """Return the points as a plain tensor; a compiler, which cannot trace that, sees them as one anyway."""
+        return self.weight if torch.compiler.is_compiling() else self.weight.as_subclass(Tensor)
 
     def _rows(self, points: Tensor, index: Tensor) -> Tensor:
         if self.sparse:
@@ -166,7 +170,7 @@ class HyperbolicEmbedding(HoldsPoints):
     @torch.no_grad()
     def radii(self) -> Tensor:
         """Return the distances (num_embeddings) of the items from the origin, before any norm."""
-        x = self.weight.as_subclass(Tensor)
+        x = self._plain()
         return self.manifold.dist(self.manifold.origin(dtype=x.dtype, device=x.device), x)
 
     def extra_repr(self) -> str:

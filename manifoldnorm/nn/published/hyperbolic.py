@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Lorentz, Manifold, PoincareBall
 from manifoldnorm.manifolds.base import safe_sqrt, spread
 from manifoldnorm.nn.batchnorm import GyroBatchNorm, RiemannianBatchNorm
@@ -194,6 +195,7 @@ class PoincareMidpointBN(HyperbolicNorm, RiemannianBatchNorm):
         super().__init__(manifold, **{**defaults, **options})
         self.tangent = tangent
 
+    @without_autocast
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Normalise a batch of tangent vectors at the origin, or of points."""
         if not self.tangent:
