@@ -219,6 +219,22 @@ def test_a_mean_per_domain() -> None:
         torch.testing.assert_close(y[domain == d], alone, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("product", [False, True], ids=["Grassmann", "Product"])
+def test_gradients_per_domain_in_single_precision(product: bool) -> None:
+    m: Any = mn.Grassmann(5, 2)
+    x, domain = cloud(m, 12), torch.arange(12) % 3
+    if product:
+        m = mn.Product(m, mn.Euclidean(3))
+        x = m.merge(x, torch.randn(12, 3, dtype=F64))
+    seed, results = torch.randn_like(x), []
+    for dtype in (torch.float32, F64):
+        leaf = x.to(dtype).requires_grad_()
+        y = mn.nn.DomainBatchNorm(GyroBatchNorm(m, dtype=dtype), 3)(leaf, domain)
+        (y * seed.to(dtype)).sum().backward()
+        results.append((y.detach().double(), leaf.grad.double()))
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's own, about autograd Functions
 @pytest.mark.parametrize("make", [lambda m: GyroBatchNorm(m, dtype=F64), lambda m: published.GyroBNGr(6, 2, dtype=F64)])

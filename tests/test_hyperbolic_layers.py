@@ -580,6 +580,32 @@ def test_empty_batch_and_a_sample_that_is_not_finite() -> None:
     torch.testing.assert_close(y[[0, 2]], alone[[0, 2]])
 
 
+# ---- compiled embeddings
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's own, about how it traces autograd Functions
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"normalize": mn.nn.GyroBatchNorm},
+        {"normalize": mn.nn.GyroBatchNorm, "statistics": "batch", "sparse": True},
+        {"sparse": True},
+    ],
+    ids=["table", "batch", "bare"],
+)
+def test_embeddings_compile_whole(options: dict[str, Any]) -> None:
+    table = mn.nn.HyperbolicEmbedding(9, mn.PoincareBall(3), dtype=F64, **options)
+    twin, index = copy.deepcopy(table), torch.tensor([3, 1, 3, 7])
+    torch._dynamo.reset()
+    fast = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    got, want = fast(index), table(index)
+    torch.testing.assert_close(got, want)
+    for points in (got, want):
+        points.square().sum().backward()
+    assert table.weight.grad.is_sparse == twin.weight.grad.is_sparse == options.get("sparse", False)
+    torch.testing.assert_close(twin.weight.grad.to_dense(), table.weight.grad.to_dense())
+
+
 # ---- the distance that embeddings are trained with
 
 

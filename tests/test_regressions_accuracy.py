@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import mpmath
@@ -244,6 +245,102 @@ def test_autocast_leaves_the_weight_of_bimap_orthonormal() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         weight = layer.weight
     assert torch.equal(weight, layer.weight)
+
+
+SPD, BALL, FRAMES = mn.AffineInvariant(4), mn.PoincareBall(3), mn.Grassmann(4, 2)
+EDGES = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
+HALF = {  # a layer, and the geometry whose points it takes
+    "BiMap": (lambda: mn.nn.BiMap(4, 3), SPD),
+    "ReEig": (lambda: mn.nn.ReEig(0.5), SPD),
+    "LogEig": (lambda: mn.nn.LogEig(), SPD),
+    "ExpEig": (lambda: mn.nn.ExpEig(), SPD),
+    "SPDVectorize": (lambda: mn.nn.SPDVectorize(4), SPD),
+    "ReEig, LogEig": (lambda: mn.nn.Sequential(mn.nn.ReEig(0.5), mn.nn.LogEig()), SPD),
+    "Covariance": (lambda: mn.nn.Covariance(), SPD),
+    "LieBatchNorm, LogEig": (lambda: mn.nn.Sequential(mn.nn.LieBatchNorm(mn.LogEuclidean(4)), mn.nn.LogEig()), SPD),
+    "RiemannianBatchNorm": (lambda: mn.nn.RiemannianBatchNorm(SPD), SPD),
+    "LogCholesky": (lambda: mn.nn.GyroBatchNorm(mn.LogCholesky(4)), SPD),
+    "DomainBatchNorm": (lambda: mn.nn.DomainBatchNorm(mn.nn.RiemannianBatchNorm(SPD), 1), SPD),
+    "Lift": (lambda: mn.nn.Lift(BALL, 1.0), BALL),
+    "Lower": (lambda: mn.nn.Lower(BALL), BALL),
+    "HyperbolicLinear": (lambda: mn.nn.HyperbolicLinear(BALL, 4), BALL),
+    "HyperbolicMLR": (lambda: mn.nn.HyperbolicMLR(BALL, 4), BALL),
+    "HyperbolicActivation": (lambda: mn.nn.HyperbolicActivation(BALL), BALL),
+    "HyperbolicResidual": (lambda: mn.nn.HyperbolicResidual(BALL, mn.nn.HyperbolicLinear(BALL, 3)), BALL),
+    "GyroBatchNorm": (lambda: mn.nn.GyroBatchNorm(BALL), BALL),
+    "ReOrth": (lambda: mn.nn.ReOrth(), FRAMES),
+    "FRMap": (lambda: mn.nn.FRMap(4, 3), FRAMES),
+    "ProjMap, OrthMap": (lambda: torch.nn.Sequential(mn.nn.ProjMap(), mn.nn.OrthMap(2)), FRAMES),
+    "ProjPool": (lambda: mn.nn.ProjPool(2), SPD),
+}
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("name", HALF)
+def test_autocast_computes_half_precision_in_single(name: str, half: torch.dtype) -> None:
+    make, manifold = HALF[name]
+    layer = make()
+    x = manifold.random_point(6).detach().to(half)
+    leaf, single = x.clone().requires_grad_(), x.float().requires_grad_()
+    twin = copy.deepcopy(layer)
+    with torch.autocast("cpu", half):
+        y = layer(leaf)
+    want = twin(single)
+    assert torch.equal(y, want)  # its dtype is float32 too
+    assert y.dtype == torch.float32
+    weight = torch.randn_like(want)
+    (got,) = torch.autograd.grad((y * weight).sum(), leaf)
+    assert torch.equal(got, torch.autograd.grad((want * weight).sum(), single)[0].to(half))
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_autocast_lets_operations_mix_half_and_single_precision(half: torch.dtype) -> None:
+    p, q = SPD.random_point(3), SPD.random_point(3)
+    rounded = p.to(half)
+    with torch.autocast("cpu", half):
+        got = SPD.dist(rounded, q), SPD.log(q, q=rounded), linalg.logm(rounded), SPD.frechet_mean(rounded)
+    want = (SPD.dist(rounded.float(), q), SPD.log(q, rounded.float()), linalg.logm(rounded.float()))
+    for ours, theirs in zip(got, (*want, SPD.frechet_mean(rounded.float())), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_networks_train_under_autocast() -> None:
+    features, signals = torch.randn(4, 6), torch.randn(4, 4, 50)
+    lifted = torch.nn.Sequential(torch.nn.Linear(6, 3), mn.nn.Lift(BALL, 1.0))
+    covariances = torch.nn.Sequential(
+        torch.nn.Conv1d(4, 4, 3), mn.nn.Covariance(), mn.nn.LieBatchNorm(mn.LogEuclidean(4)), mn.nn.LogEig()
+    )
+    graph = mn.models.HyperbolicGraphNet(6, [4, 3], 2, norm=mn.nn.GyroBatchNorm)
+    for network, inputs in ((lifted, (features,)), (covariances, (signals,)), (graph, (features, EDGES))):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = network(*inputs)
+        assert y.dtype == torch.float32
+        y.square().sum().backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert gradients and all(g.isfinite().all() for g in gradients)
+        torch.testing.assert_close(y, network(*inputs), rtol=0.2, atol=0.2)  # the Euclidean layers' precision
+
+
+def test_half_precision_is_refused_without_autocast() -> None:
+    x = torch.eye(4).expand(3, 4, 4).bfloat16()
+    for layer in (mn.nn.LogEig(), mn.nn.RiemannianBatchNorm(SPD), mn.nn.BiMap(4, 3)):
+        with pytest.raises(TypeError, match=r"torch\.bfloat16"):
+            layer(x)
+    with torch.autocast("cpu", enabled=False), pytest.raises(TypeError, match="bfloat16"):
+        SPD.dist(x, x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's own, about how it traces autograd Functions
+def test_autocast_compiles() -> None:
+    torch._dynamo.reset()
+    network = torch.nn.Sequential(torch.nn.Linear(6, 3), mn.nn.Lift(BALL, 1.0))
+    fast, x = torch.compile(network, fullgraph=True, backend="aot_eager"), torch.randn(8, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, want = fast(x), network(x)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want)
+    got.sum().backward()
+    assert network[0].weight.grad.abs().sum() > 0
 
 
 # ---- BiMap
