@@ -197,11 +197,23 @@ def optimizer(name: str) -> Any:
     """Return one of geoopt's optimizers; those with momentum start at rest.
 
     Geoopt starts the momentum with the Euclidean gradient, which is no tangent vector: near the boundary of the
-    Poincare ball the first step would leave for infinity.
+    Poincare ball the first step would leave for infinity. Counts of steps stay whole numbers in a state that is loaded
+    or copied, so that a resumed run is the same bit for bit: torch turns them into float32, whose powers round
+    differently.
     """
     theirs = getattr(_geoopt().optim, name)
+    members: dict[str, Any] = {"__doc__": theirs.__doc__, "__module__": "manifoldnorm.optim"}
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        entries = state.get("state", {}).values()
+        counts = [(entry, int(entry["step"])) for entry in entries if "step" in entry]
+        theirs.__setstate__(self, state)
+        for entry, count in counts:
+            entry["step"] = count
+
+    members["__setstate__"] = __setstate__
     if "SGD" not in name:
-        return theirs
+        return type(name, (theirs,), members)
 
     def step(self: Any, closure: Any = None) -> Any:
         for group in self.param_groups:
@@ -210,7 +222,7 @@ def optimizer(name: str) -> Any:
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.data)
         return theirs.step(self, closure)
 
-    members = {"step": step, "__doc__": theirs.__doc__, "__module__": "manifoldnorm.optim"}
+    members["step"] = step
     return type(name, (theirs,), members)
 
 

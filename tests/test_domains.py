@@ -521,3 +521,11 @@ def test_sampler_feeds_a_loader() -> None:
     for x, d in torch.utils.data.DataLoader(data, batch_sampler=DomainBatchSampler(domains, 4)):
         layer(x, d)
     assert layer.norm.num_batches_tracked.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_add_domain_refuses_to_drop_domains(count: int) -> None:
+    layer = mn.nn.DomainBatchNorm(mn.nn.LieBatchNorm(mn.LogEuclidean(2)), 3)
+    with pytest.raises(ValueError, match="at least 1"):
+        layer.add_domain(count)
+    assert layer.num_domains == 3

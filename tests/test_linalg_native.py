@@ -415,3 +415,14 @@ def test_building_without_a_compiler_succeeds(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_default_devices_do_not_reach_the_kernels() -> None:
+    script = """
+import torch, manifoldnorm as mn
+x = torch.eye(3)[None] * 2
+with torch.device("meta"):  # also the first call, which checks the kernels
+    y, z = mn.linalg.logm(x), mn.linalg.cholesky(x)
+assert torch.allclose(y, x.log().nan_to_num(neginf=0.0)) and torch.allclose(z, x / 2**0.5)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

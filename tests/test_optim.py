@@ -306,3 +306,29 @@ def test_weight_decay_pulls_a_tangent_bias_to_the_identity() -> None:
         (0 * layer.bias_point.sum()).backward()
         search.step()
     assert torch.allclose(layer.bias_point, torch.eye(3, dtype=REAL), atol=1e-6)
+
+
+@pytest.mark.parametrize("revive", ["load_state_dict", "pickle"])
+def test_a_resumed_adam_goes_on_bit_for_bit(revive: str) -> None:
+    ball, target = mn.PoincareBall(3), torch.tensor([0.3, -0.2, 0.5])
+    parameter = ManifoldParameter(torch.full((3,), 0.1), ball)
+    search = RiemannianAdam([parameter], lr=0.05)
+
+    def steps(x: Tensor, by: torch.optim.Optimizer) -> None:
+        for _ in range(4):
+            by.zero_grad()
+            ball.squared_dist(x, target).backward()
+            by.step()
+
+    steps(parameter, search)
+    if revive == "pickle":
+        resumed = pickle.loads(pickle.dumps(search))
+        (twin,) = resumed.param_groups[0]["params"]
+    else:
+        twin = ManifoldParameter(parameter.detach().clone(), ball)
+        resumed = RiemannianAdam([twin], lr=0.05)
+        resumed.load_state_dict(copy.deepcopy(search.state_dict()))
+    assert type(resumed.state[twin]["step"]) is int
+    steps(parameter, search)
+    steps(twin, resumed)
+    assert torch.equal(parameter, twin) and resumed.state[twin]["step"] == 8

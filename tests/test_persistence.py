@@ -238,3 +238,63 @@ def test_a_network_round_trips(bias: str) -> None:
     assert torch.equal(net.eval()(x), twin.eval()(x))
     assert torch.equal(copy.deepcopy(net)(x), net(x))
     assert torch.equal(pickle.loads(pickle.dumps(net))(x), net(x))
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "SPDNet": (lambda: mn.models.SPDNet([4, 3], 2, norm=None), lambda: mn.LogEuclidean(4).random_point(5)),
+    "SPDNet, learned metric": (
+        lambda: mn.models.SPDNet([4, 3], 2, norm=mn.nn.BuresWassersteinBatchNorm.of()),
+        lambda: mn.LogEuclidean(4).random_point(5),
+    ),
+    "GrassmannNet": (
+        lambda: mn.models.GrassmannNet([8, 6], 2, 3, norm=mn.nn.GyroBatchNorm),
+        lambda: mn.Grassmann(8, 2).random_point(5),
+    ),
+    "SSVEPNet": (
+        lambda: mn.models.SSVEPNet(8, 5, norm=mn.nn.LieBatchNorm.of(mn.LogEuclidean)),
+        lambda: torch.randn(4, 8, 125),
+    ),
+}
+
+
+@pytest.mark.parametrize("assign", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_built_on_the_meta_device_work_once_loaded(name: str, assign: bool) -> None:
+    make, data = MODELS[name]
+    model, x = make().eval(), data()
+    with torch.device("meta"):
+        twin = make().eval()
+    assert all(t.is_meta for t in (*twin.parameters(), *twin.buffers()))
+    if assign:
+        twin.load_state_dict(model.state_dict(), assign=True)
+    else:
+        twin.to_empty(device="cpu").load_state_dict(model.state_dict())
+    assert torch.equal(twin(x), model(x))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_averaged_models_with_buffers(name: str) -> None:
+    make, data = MODELS[name]
+    model, x = make().eval(), data()
+    averaged = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(2):
+        averaged.update_parameters(model)
+    assert torch.equal(averaged.eval()(x), model(x))
+
+
+def test_learnable_geometries_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        geometry = mn.nn.LearnableManifold(mn.PoincareBall(3, -2.0), ("curvature",))
+    assert all(t.is_meta for t in geometry.state_dict().values())
+    geometry.load_state_dict(
+        mn.nn.LearnableManifold(mn.PoincareBall(3, -2.0), ("curvature",)).state_dict(), assign=True
+    )
+    torch.testing.assert_close(geometry().curvature, torch.tensor(-2.0), check_device=True)
+
+
+def test_vectorize_traces() -> None:
+    layer, x = mn.nn.SPDVectorize(3), mn.LogEuclidean(3).random_point(2)
+    traced = torch.export.export(layer, (x,)).module()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.equal(traced(x), layer(x)) and torch.equal(compiled(x), layer(x))
+    assert not layer.state_dict() and not list(layer.buffers())

@@ -27,12 +27,3 @@ def save(state: State, file: Path) -> None:
 
 def load(file: Path) -> State | None:
     return torch.load(file, weights_only=True) if file.is_file() else None
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Load an optimizer's state bit for bit."""
-    optimizer.load_state_dict(state)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, entry in state["state"].items():
-        if isinstance(entry.get("step"), int):  # torch loads geoopt's count as a float32, which rounds differently
-            optimizer.state[parameters[index]]["step"] = entry["step"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from _common.files import State, restore_optimizer
+from _common.files import State
 from _common.runs import Run
 from torch import Tensor
 
@@ -61,7 +61,7 @@ class Training:
     def restore(self, state: State) -> None:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            restore_optimizer(optimizer, saved)
+            optimizer.load_state_dict(saved)
         self.order.set_state(state["order"])
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _common.files import State, load, restore_optimizer, save
+from _common.files import State, load, save
 from torch import Tensor, nn
 
 import manifoldnorm as mn
@@ -105,9 +105,8 @@ class Training:
         }
 
     def restore(self, state: State) -> None:
-        for name in ("model", "schedule"):
+        for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
-        restore_optimizer(self.optimizer, state["optimizer"])
         self.order.set_state(state["order"])
         torch.set_rng_state(state["random"])
         self.history, self.best = state["history"], state["best"]

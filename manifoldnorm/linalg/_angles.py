@@ -40,7 +40,7 @@ def _run(operation: int, shape: torch.Size, inputs: tuple[Tensor | None, ...], o
 
 
 def _like(t: Tensor) -> Tensor:
-    return torch.empty(t.shape, dtype=t.dtype)
+    return torch.empty(t.shape, dtype=t.dtype, device="cpu")
 
 
 def bases(along: Tensor, squares: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,7 +53,7 @@ def bases(along: Tensor, squares: Tensor, right: Tensor) -> tuple[Tensor, Tensor
 def shoot(off: Tensor, angles: Tensor, sine: Tensor, left: Tensor, right: Tensor, t: Tensor | None) -> Tensor:
     """Return the frames in rows at ``t`` times the way, or without ``t`` the velocities."""
     *batch, p, m = off.shape
-    out = torch.empty((*batch, p, m if t is None else p + m), dtype=off.dtype)
+    out = torch.empty((*batch, p, m if t is None else p + m), dtype=off.dtype, device="cpu")
     _run(_SHOOT, off.shape, (off, angles, sine, left, right, t), (out,))
     return out
 

@@ -89,7 +89,7 @@ def _operand(k: Tensor | None, like: Tensor) -> tuple[Tensor | None, bool]:
 
 def congruence(k: Tensor, x: Tensor) -> Tensor:
     """Return ``K X K^H`` for Hermitian X (..., n, n) and K, one or several that broadcast against them."""
-    x, out = _dense(x), torch.empty(x.shape, dtype=x.dtype)
+    x, out = _dense(x), torch.empty(x.shape, dtype=x.dtype, device="cpu")
     operand, each = _operand(k, x)
     _run(Operation.CONGRUENCE, x, (operand, x), out, kind=int(each))
     return out
@@ -97,7 +97,7 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
 
 def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Return ``K U diag(values) U^H K^H`` for rows U^H (..., n, n) and one or several K (None: the identity)."""
-    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
+    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype, device="cpu") if out is None else out
     operand, each = _operand(k, rows)
     _run(Operation.REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, operand), out, kind=int(each))
     return out
@@ -123,8 +123,9 @@ def adjoint(
     """
     assert f.native is not None
     rows, g = _dense(rows), _dense(g)
-    out, inner = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape[:-1], dtype=rows.dtype.to_real())
-    grad_k = torch.empty(rows.shape[-2:], dtype=rows.dtype) if colour else None
+    out = torch.empty(rows.shape, dtype=rows.dtype, device="cpu")
+    inner = torch.empty(rows.shape[:-1], dtype=rows.dtype.to_real(), device="cpu")
+    grad_k = torch.empty(rows.shape[-2:], dtype=rows.dtype, device="cpu") if colour else None
     values = f.auxiliary(w, p) if values is None else values
     (left, each_k), (right, each_a) = _operand(k, rows), _operand(a, rows)
     inputs = (w.contiguous(), values.contiguous(), _packed(p), rows, g, left, right)
@@ -135,65 +136,66 @@ def adjoint(
 def cholesky(x: Tensor, chart: bool) -> tuple[Tensor, Tensor | None, bool]:
     """Return the factors of the symmetric parts, their log-Cholesky charts on demand, and whether all exist."""
     record("cholesky", x)
-    x, factor = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    y = torch.empty(x.shape, dtype=x.dtype) if chart else None
-    failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
+    x, factor = x.contiguous(), torch.empty(x.shape, dtype=x.dtype, device="cpu")
+    y = torch.empty(x.shape, dtype=x.dtype, device="cpu") if chart else None
+    failed = torch.empty(x.shape[:-2], dtype=torch.uint8, device="cpu")
     _run(Operation.CHOLESKY, x, (x,), factor, y, failed)
     return factor, y, not bool(failed.any())
 
 
 def cholesky_adjoint(factor: Tensor, g: Tensor, chart: bool) -> Tensor:
     """Return the symmetric gradient for one of the factor, or of its log-Cholesky chart."""
-    out = torch.empty(factor.shape, dtype=factor.dtype)
+    out = torch.empty(factor.shape, dtype=factor.dtype, device="cpu")
     _run(Operation.CHOLESKY_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out, kind=int(chart))
     return out
 
 
 def from_chart(y: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``K K^T`` and K, strict_lower(Y) + exp diag(Y)."""
-    y, factor, out = y.contiguous(), torch.empty(y.shape, dtype=y.dtype), torch.empty(y.shape, dtype=y.dtype)
+    y, factor = y.contiguous(), torch.empty(y.shape, dtype=y.dtype, device="cpu")
+    out = torch.empty(y.shape, dtype=y.dtype, device="cpu")
     _run(Operation.FROM_CHART, y, (y, y.diagonal(dim1=-2, dim2=-1).exp().contiguous()), factor, out)
     return out, factor
 
 
 def from_chart_adjoint(factor: Tensor, g: Tensor) -> Tensor:
     """Return the gradient in the chart Y for one of ``K K^T``."""
-    out = torch.empty(factor.shape, dtype=factor.dtype)
+    out = torch.empty(factor.shape, dtype=factor.dtype, device="cpu")
     _run(Operation.FROM_CHART_ADJOINT, factor, (factor.contiguous(), g.contiguous()), out)
     return out
 
 
 def sandwich(a: Tensor, weight: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """Return ``B (weight o (A sym(X) A^H)) B^H``, all but X (..., n, n) one matrix."""
-    x, out = _dense(x), torch.empty(x.shape, dtype=x.dtype)
+    x, out = _dense(x), torch.empty(x.shape, dtype=x.dtype, device="cpu")
     _run(Operation.SANDWICH, x, (_dense(a), weight.contiguous(), _dense(b), x), out)
     return out
 
 
 def hyperbolic_weights(log: Tensor) -> Tensor:
     """Return ``d coth d`` for half the differences d of the rows' entries (..., n), as (..., n, n)."""
-    out = torch.empty((*log.shape, log.shape[-1]), dtype=log.dtype)
+    out = torch.empty((*log.shape, log.shape[-1]), dtype=log.dtype, device="cpu")
     _run(Operation.HYPERBOLIC_WEIGHTS, out, (log.contiguous(),), out)
     return out
 
 
 def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Return the sum over the batch of ``U (weights o (U^H S U)) U^H`` for one Hermitian S and rows U^H (..., n, n)."""
-    rows, out = _dense(rows), torch.empty(s.shape, dtype=s.dtype)
+    rows, out = _dense(rows), torch.empty(s.shape, dtype=s.dtype, device="cpu")
     _run(Operation.SUM_OF_KERNELS, rows, (_dense(s), rows, weights.contiguous()), None, None, out)
     return out
 
 
 def each_kernel(s: Tensor, rows: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the terms of `sum_of_kernels`, with a matrix S for each; S broadcasts against the rows."""
-    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype) if out is None else out
+    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype, device="cpu") if out is None else out
     _run(Operation.SUM_OF_KERNELS, rows, (_dense(s.expand(rows.shape)), rows, weights.contiguous()), out, kind=1)
     return out
 
 
 def sum_of_functions(values: Tensor, rows: Tensor) -> Tensor:
     """Return the sum over the batch of ``U diag(values) U^T`` for rows U^T (..., n, n)."""
-    rows, out = rows.contiguous(), torch.empty(rows.shape[-2:], dtype=rows.dtype)
+    rows, out = rows.contiguous(), torch.empty(rows.shape[-2:], dtype=rows.dtype, device="cpu")
     _run(Operation.SUM_OF_FUNCTIONS, rows, (values.contiguous(), rows), None, None, out)
     return out
 
@@ -204,8 +206,8 @@ def sum_of_inverses(x: Tensor, ridge: Tensor, weights: Tensor | float, each: boo
     With ``each`` the terms (..., n, n) instead of their sum.
     """
     record("cholesky", x)
-    x, out = x.contiguous(), torch.empty(x.shape if each else x.shape[-2:], dtype=x.dtype)
+    x, out = x.contiguous(), torch.empty(x.shape if each else x.shape[-2:], dtype=x.dtype, device="cpu")
     parts = torch.stack([ridge, torch.as_tensor(weights, dtype=x.dtype).expand_as(ridge)], -1)
-    failed = torch.empty(x.shape[:-2], dtype=torch.uint8)
+    failed = torch.empty(x.shape[:-2], dtype=torch.uint8, device="cpu")
     _run(Operation.SUM_OF_INVERSES, x, (x, parts), failed, out if each else None, None if each else out)
     return out, not bool(failed.any())

@@ -85,7 +85,7 @@ def _run(
 
 
 def _empty(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64)
+    return torch.empty(shape, dtype=torch.float64, device="cpu")
 
 
 def _angles(batch: int, p: int, m: int, more: int = 0) -> Angles:
@@ -188,7 +188,7 @@ def pull(x: Tensor, angles: Angles, centred: Tensor, mean: Tensor, slope: float)
 
 def move(x: Tensor, y: Tensor, t: float) -> Tensor | None:
     """Return the frames at ``t`` times the way from ``x`` to ``y``, both (..., n, p), or None if iterating fails."""
-    x, y, out = x.contiguous(), y.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    x, y, out = x.contiguous(), y.contiguous(), torch.empty(x.shape, dtype=x.dtype, device="cpu")
     n, p = x.shape[-2:]
     record("eigh", x)
     try:

@@ -185,7 +185,7 @@ def smallest_below_cpu(a: Tensor, limit: float) -> Tensor:
     """Return min(limit, smallest eigenvalue), decomposing only matrices that a Cholesky factorisation cannot clear."""
     h = _hermitian(a, False)
     result = h.abs().new_full(h.shape[:-2], limit)
-    eye = torch.eye(h.shape[-1], dtype=h.dtype)
+    eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
     below = (torch.linalg.cholesky_ex(h - limit * eye)[1] > 0) & _finite(h)
     if bool(below.any()):
         result[below] = _eigvalsh_cpu(h[below], False)[..., 0].clamp_max(limit)

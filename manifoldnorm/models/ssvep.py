@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,10 @@ def _mixing(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         variance = ((weight @ covariance) * weight).sum(1)
         unbiased = variance * (centered.shape[1] / (centered.shape[1] - 1))
         with torch.no_grad():  # as torch.nn.BatchNorm2d does it
-            cast(Tensor, norm.num_batches_tracked).add_(1)
-            running_mean.lerp_(mean.to(running_mean.dtype), cast(float, norm.momentum))
-            running_var.lerp_(unbiased.to(running_var.dtype), cast(float, norm.momentum))
+            tracked = cast(Tensor, norm.num_batches_tracked).add_(1)
+            for running, new in ((running_mean, mean), (running_var, unbiased)):
+                share: Any = 1 / tracked.to(running.dtype) if norm.momentum is None else norm.momentum
+                running.lerp_(new.to(running.dtype), share)
     else:
         mean, variance = running_mean.double(), running_var.double()
     gain = norm.weight.double() * (variance + norm.eps).rsqrt()

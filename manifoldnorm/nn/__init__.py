@@ -37,6 +37,7 @@ from manifoldnorm.nn.sampler import DomainBatchSampler
 from manifoldnorm.nn.sequential import Sequential
 from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
 from manifoldnorm.nn.statistics import Batch, Statistics
+from manifoldnorm.nn.swa import update_bn
 from manifoldnorm.nn.synchronised import convert_sync_batchnorm
 from manifoldnorm.nn.watching import StatisticsHistory, StatisticsWatch, watch_statistics
 
@@ -100,5 +101,6 @@ __all__ = [
     "published",
     "refit",
     "set_epoch",
+    "update_bn",
     "watch_statistics",
 ]

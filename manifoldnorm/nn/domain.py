@@ -132,6 +132,8 @@ class DomainBatchNorm(nn.Module):
     @torch.no_grad()
     def add_domain(self, count: int = 1) -> int:
         """Append domains with fresh statistics and return the index of the first; buffers are replaced."""
+        if count < 1:
+            raise ValueError(f"DomainBatchNorm.add_domain: count must be at least 1, got {count}.")
         first = self.num_domains
         self._resize(first + count)
         return first

@@ -79,13 +79,14 @@ class LearnableManifold(nn.Module):
                 raise ValueError(
                     f"LearnableManifold: {name!r} is not learnable on {owner}; learnable: {tuple(owner.learnable)}."
                 )
+            place = device if device is not None else _place(getattr(owner, option))
             initial = _initial(owner, option).to(dtype or torch.get_default_dtype())
             raw = CONSTRAINTS[kind].to_raw(initial - owner.lower_bound(option))
             if not bool(raw.isfinite().all()):
                 raise ValueError(f"LearnableManifold: {name}={getattr(owner, option)} is outside its open range.")
             sign = initial.sign() if kind != "spd" else torch.ones_like(initial[0, 0])
-            self.register_buffer(_key("sign", name), sign.to(device))
-            self.register_parameter(_key("raw", name), nn.Parameter(raw.to(device)))
+            self.register_buffer(_key("sign", name), sign.to(place))
+            self.register_parameter(_key("raw", name), nn.Parameter(raw.to(place)))
 
     def forward(self) -> Manifold:
         """Return the manifold at the current options; gradients flow to the parameters."""
@@ -117,11 +118,15 @@ def _owner(manifold: Any, name: str) -> tuple[Any, str]:
     return owner, option
 
 
+def _place(value: Any) -> torch.device:
+    return value.device if isinstance(value, Tensor) else torch.get_default_device()
+
+
 def _initial(owner: Any, option: str) -> Tensor:
     value = getattr(owner, option)
-    if value is None:  # a metric that defaults to the identity
-        return torch.eye(owner.point_shape[-1])
-    return torch.as_tensor(value).detach().clone()
+    if value is None:  # a metric that defaults to the identity; on the CPU, as the default device may hold no values
+        return torch.eye(owner.point_shape[-1], device="cpu")
+    return (value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")).detach().clone()
 
 
 def _replace(manifold: Any, path: list[str], value: Any) -> Any:

@@ -174,21 +174,21 @@ class SPDVectorize(nn.Module):
         super().__init__()
         self.n, self.field = n, field
         self.out_features = n * n if field == "complex" else n * (n + 1) // 2
-        rows, columns = torch.triu_indices(n, n, 1 if field == "complex" else 0)
-        self.register_buffer("index", rows * n + columns, persistent=False)
-        # not the factors themselves: a module's dtype conversions would round them
-        self.register_buffer("on_diagonal", rows == columns, persistent=False)
 
-    index: Tensor
-    on_diagonal: Tensor
+    def _upper(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the upper triangle is in the flat matrix, and which of it is on the diagonal."""
+        # not buffers: a model that is built on the meta device and loaded afterwards would lack them
+        rows, columns = torch.triu_indices(self.n, self.n, 1 if self.field == "complex" else 0, device=x.device)
+        return rows * self.n + columns, rows == columns
 
     @linalg.without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n, n) to (..., out_features)."""
         _square(x, self.n, "SPDVectorize")
-        upper = x.flatten(-2).index_select(-1, self.index)
+        index, on_diagonal = self._upper(x)
+        upper = x.flatten(-2).index_select(-1, index)
         if self.field == "real":
-            return torch.where(self.on_diagonal, upper, math.sqrt(2.0) * upper)
+            return torch.where(on_diagonal, upper, math.sqrt(2.0) * upper)
         root = math.sqrt(2.0)
         return torch.cat([real_diagonal(x), root * upper.real, root * upper.imag], -1)
 
@@ -196,14 +196,15 @@ class SPDVectorize(nn.Module):
     def inverse(self, v: Tensor) -> Tensor:
         """Map (..., out_features) back to symmetric or Hermitian matrices (..., n, n)."""
         n = self.n
+        index, on_diagonal = self._upper(v)
         if self.field == "real":
-            entries = torch.where(self.on_diagonal, v, v / math.sqrt(2.0))
-            flat = v.new_zeros((*v.shape[:-1], n * n)).index_copy(-1, self.index, entries)
+            entries = torch.where(on_diagonal, v, v / math.sqrt(2.0))
+            flat = v.new_zeros((*v.shape[:-1], n * n)).index_copy(-1, index, entries)
             upper = flat.unflatten(-1, (n, n))
             return upper + upper.triu(1).mT
         diagonal, real, imag = v.split([n, (n * n - n) // 2, (n * n - n) // 2], -1)
         flat = torch.zeros((*v.shape[:-1], n * n), dtype=v.dtype.to_complex(), device=v.device)
-        upper = flat.index_copy(-1, self.index, torch.complex(real, imag) / math.sqrt(2.0)).unflatten(-1, (n, n))
+        upper = flat.index_copy(-1, index, torch.complex(real, imag) / math.sqrt(2.0)).unflatten(-1, (n, n))
         return upper + upper.mH + torch.diag_embed(diagonal).to(upper.dtype)
 
     def extra_repr(self) -> str:

@@ -138,9 +138,9 @@ class Kernels:
         """
         a = a.resolve_conj().resolve_neg().contiguous()
         batch_shape, n = a.shape[:-2], a.shape[-1]
-        values = torch.empty((*batch_shape, n), dtype=dtype.to_real())
-        rows = torch.empty(a.shape, dtype=dtype) if vectors else None
-        status = torch.empty(batch_shape, dtype=torch.uint8)
+        values = torch.empty((*batch_shape, n), dtype=dtype.to_real(), device="cpu")
+        rows = torch.empty(a.shape, dtype=dtype, device="cpu") if vectors else None
+        status = torch.empty(batch_shape, dtype=torch.uint8, device="cpu")
         failed = self._eigen(
             self.best if instruction_set is None else instruction_set,
             _KINDS[a.dtype, dtype],
@@ -186,9 +186,9 @@ class Kernels:
 
     def _check(self) -> None:
         """Decompose matrices with eigenvalues 1, 2, 4 and compare."""
-        real = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
-        phases = torch.tensor([1, 1j, (-1 + 1j) * 0.5**0.5], dtype=torch.complex128)
-        expected = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+        real = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64, device="cpu")
+        phases = torch.tensor([1, 1j, (-1 + 1j) * 0.5**0.5], dtype=torch.complex128, device="cpu")
+        expected = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, device="cpu")
         for source, dtype in _KINDS:
             a = (phases.conj() * phases.unsqueeze(-1) * real if dtype.is_complex else real).expand(5, 3, 3).to(source)
             values, rows, failed = self.eigen(a, dtype, vectors=True)
