@@ -493,3 +493,16 @@ def test_bures_takes_short_windows_in_single_precision(mean: Any, through: bool)
     a = torch.randn(64, 20, 10, generator=torch.Generator().manual_seed(0))
     layer = mn.nn.RiemannianBatchNorm(mn.BuresWasserstein(20), mean=mean, grad_through_stats=through)
     assert layer(a @ a.mT / 10).isfinite().all()
+
+
+@COMPILED
+@pytest.mark.parametrize(
+    "manifold", [mn.AffineInvariant(4), mn.LogEuclidean(4), mn.LogCholesky(4), mn.BuresWasserstein(4)], ids=str
+)
+def test_the_default_device_is_another_one(manifold: Any) -> None:
+    layer, x = mn.nn.RiemannianBatchNorm(manifold), points(manifold, 9, dtype=torch.float32).requires_grad_()
+    expected = copy.deepcopy(layer)(x)
+    with torch.device("meta"):
+        y = layer(x)
+        y.sum().backward()
+    assert torch.equal(y, expected) and x.grad is not None and x.grad.isfinite().all()

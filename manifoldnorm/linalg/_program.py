@@ -203,7 +203,7 @@ class Program:
         library = kernels()
         if isinstance(library, str):
             return None
-        memory = torch.empty(self._sizes[_KEPT], dtype=self.dtype)
+        memory = torch.empty(self._sizes[_KEPT], dtype=self.dtype, device="cpu")
         native = tuple(
             chosen_for(self.n, math.prod(m.shape[:-2]), self.dtype) is not None for _, m, _, _ in self._eigen
         )
@@ -211,7 +211,7 @@ class Program:
         split = [e for e, compiled in zip(self._eigen, native, strict=True) if not compiled]
         size = self._sizes[_SCRATCH] * self.dtype.itemsize
         own = not split and size <= _OWN  # memory that the library keeps has no pages to fault in
-        scratch = torch.empty(0 if own else self._sizes[_SCRATCH], dtype=self.dtype)
+        scratch = torch.empty(0 if own else self._sizes[_SCRATCH], dtype=self.dtype, device="cpu")
         buffers = (memory, scratch, *arguments)
         single = self.dtype == torch.float32
         counts = counting()

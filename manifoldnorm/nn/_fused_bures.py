@@ -81,7 +81,7 @@ class FusedBures(Programmed):
         elif given is None and s.plan.start == "mean":
             segments = None if run.segments is None else run.segments()
             given = s.plan.mean(s.plan.manifold, x, segments)
-        point = torch.eye(s.n, dtype=x.dtype) if bias is None else bias
+        point = torch.eye(s.n, dtype=x.dtype, device="cpu") if bias is None else bias
         try:
             return Programmed.start(ctx, forward_program(s), run, x, (log_scale, point, given), (log_scale, bias))
         except Declined:

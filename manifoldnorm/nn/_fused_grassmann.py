@@ -108,7 +108,7 @@ class FusedGrassmann(Function):
         ctx.plan, ctx.factor, ctx.variance = plan, factor, variance
         ctx.save_for_backward(x, log_scale, tangent, point, *angles, *_flat(to_mean), *_flat(to_bias), *(first or ()))
         assert to_mean.point is not None
-        mean, scalar = to_mean.point.to(x.dtype), torch.tensor(variance, dtype=x.dtype)
+        mean, scalar = to_mean.point.to(x.dtype), torch.tensor(variance, dtype=x.dtype, device="cpu")
         ctx.mark_non_differentiable(mean, scalar)
         return out.to(x.dtype), mean, scalar
 

@@ -148,7 +148,7 @@ class Programmed(Function):
         """Return the output; raise `Declined` where the program failed."""
         dtype = run.shape.dtype
         wide = x.resolve_neg().to(dtype).contiguous()
-        out = torch.empty(wide.shape, dtype=dtype)
+        out = torch.empty_like(wide)
         run.domain = None if run.domain is None else run.domain.long().contiguous()
         given = [t.resolve_neg().to(dtype).contiguous() for t in (*others, *run.tracks) if t is not None]
         memory = plan.program.run(wide, out, *(() if run.domain is None else (run.domain,)), *given)
@@ -166,7 +166,7 @@ class Programmed(Function):
         x, log_scale, bias, kept = saved
         dtype, domain = run.shape.dtype, run.domain
         wide = g.resolve_neg().to(dtype).contiguous()
-        grad_x = torch.empty(wide.shape, dtype=dtype)
+        grad_x = torch.empty_like(wide)
         given = [t.resolve_neg().to(dtype).contiguous() for t in others]
         memory = plan.program.run(kept, wide, grad_x, *(() if domain is None else (domain,)), *given)
         if memory is None:  # no line of it can fail
