@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -426,3 +427,18 @@ with torch.device("meta"):  # also the first call, which checks the kernels
 assert torch.allclose(y, x.log().nan_to_num(neginf=0.0)) and torch.allclose(z, x / 2**0.5)
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+@compiled
+@pytest.mark.parametrize("decompose", [linalg.eigh, linalg.eigvalsh])
+def test_the_solver_is_an_argument_too(decompose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    solve = Kernels.eigen
+    monkeypatch.setattr(Kernels, "eigen", lambda self, a, *rest, **k: calls.append(1) or solve(self, a, *rest, **k))
+    a = torch.eye(6, dtype=torch.float64).expand(16, 6, 6)
+    decompose(a, backend="torch")
+    assert not calls
+    decompose(a, backend="native")
+    assert calls
+    with pytest.raises(ValueError, match="expected one of"):
+        decompose(a, backend="fast")

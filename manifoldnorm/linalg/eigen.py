@@ -12,6 +12,7 @@ from manifoldnorm.linalg import _ops
 from manifoldnorm.linalg._basis import HIGHER_ORDER, no_derivative, rebuild
 from manifoldnorm.linalg._call import call, plain
 from manifoldnorm.linalg._precision import check_matrix, real_dtype, widens, without_autocast
+from manifoldnorm.linalg.native import backend as solver
 from manifoldnorm.linalg.spectrum import decompose
 
 
@@ -35,16 +36,23 @@ class _Eigenvalues(Function):
         return no_derivative(HIGHER_ORDER, rebuild(uh, g.detach()).to(a.dtype), a, g), None, None
 
 
-def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+def eigh(a: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
     """Decompose symmetric (Hermitian) matrices: ascending eigenvalues (..., n) and eigenvectors (..., n, n) in columns.
 
     Eigenvalues are differentiable (once); a gradient through the eigenvectors raises. A matrix with a non-finite entry
     gives NaN and leaves the others right.
 
+    Parameters
+    ----------
+    a : Tensor
+        Matrices (..., n, n), of which the symmetric part counts.
+    backend : str, optional
+        The solver for this call, as in `linalg.backend`; a compiled function is called, not traced, with it.
+
     Raises
     ------
     ValueError, TypeError
-        For a wrong shape or dtype.
+        For a wrong shape, dtype or backend.
 
     Examples
     --------
@@ -52,6 +60,9 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     >>> mn.linalg.eigh(torch.diag(torch.tensor([2.0, 1.0])))[0]
     tensor([1., 2.])
     """
+    if backend is not None:
+        with solver(backend):
+            return eigh(a)
     a, values, vectors_h = decompose(a, name="eigh")
     reason = (
         "linalg.eigh: eigenvectors have no gradient at repeated eigenvalues. "
@@ -61,8 +72,10 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     return _Eigenvalues.apply(a, values, vectors_h), vectors
 
 
-def eigvalsh(a: Tensor) -> Tensor:
+def eigvalsh(a: Tensor, *, backend: str | None = None) -> Tensor:
     """Return the ascending eigenvalues (..., n) of symmetric (Hermitian) matrices, without gradient.
+
+    ``backend`` is the solver for this call, as in `eigh`; the eigenvalues of `eigh` have a gradient.
 
     Examples
     --------
@@ -70,6 +83,9 @@ def eigvalsh(a: Tensor) -> Tensor:
     >>> mn.linalg.eigvalsh(torch.diag(torch.tensor([2.0, 1.0])))
     tensor([1., 2.])
     """
+    if backend is not None:
+        with solver(backend):
+            return eigvalsh(a)
     a = check_matrix(a, "eigvalsh")
     values = torch.ops.manifoldnorm.eigvalsh(a.detach(), widens(a))
     return values.to(real_dtype(a.dtype))
