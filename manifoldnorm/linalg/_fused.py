@@ -95,9 +95,9 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+def rebuild(values: Tensor, rows: Tensor, k: Tensor | None = None) -> Tensor:
     """Return ``K U diag(values) U^H K^H`` for rows U^H (..., n, n) and one or several K (None: the identity)."""
-    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype, device="cpu") if out is None else out
+    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype, device="cpu")
     operand, each = _operand(k, rows)
     _run(Operation.REBUILD, rows, (values.expand(rows.shape[:-1]).contiguous(), rows, operand), out, kind=int(each))
     return out
@@ -186,17 +186,10 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-def each_kernel(s: Tensor, rows: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
+def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Return the terms of `sum_of_kernels`, with a matrix S for each; S broadcasts against the rows."""
-    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype, device="cpu") if out is None else out
+    rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype, device="cpu")
     _run(Operation.SUM_OF_KERNELS, rows, (_dense(s.expand(rows.shape)), rows, weights.contiguous()), out, kind=1)
-    return out
-
-
-def sum_of_functions(values: Tensor, rows: Tensor) -> Tensor:
-    """Return the sum over the batch of ``U diag(values) U^T`` for rows U^T (..., n, n)."""
-    rows, out = rows.contiguous(), torch.empty(rows.shape[-2:], dtype=rows.dtype, device="cpu")
-    _run(Operation.SUM_OF_FUNCTIONS, rows, (values.contiguous(), rows), None, None, out)
     return out
 
 

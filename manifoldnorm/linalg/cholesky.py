@@ -28,10 +28,6 @@ def half_lower(a: Tensor) -> Tensor:
     return _real_diagonal(a * mask)
 
 
-def _real(d: Tensor) -> Tensor:
-    return d.real if d.is_complex() else d
-
-
 def _solve_lower(factor: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, b, upper=False)
 

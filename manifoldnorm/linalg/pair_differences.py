@@ -45,12 +45,6 @@ def slope(f: PairFunction) -> PairFunction:
     return derivative
 
 
-def mixed_slope(f: PairFunction) -> PairFunction:
-    """Return the mixed second derivative of a symmetric elementwise function."""
-    first = slope(f)
-    return slope(lambda b, a: first(a, b))
-
-
 def _flipped(f: PairFunction) -> PairFunction:
     return lambda a, b: f(b, a)
 
