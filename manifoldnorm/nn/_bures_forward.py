@@ -163,8 +163,8 @@ class _Writer:
             p.map(_program.EXP, target_log, target)
         else:
             self.floor(target_log, target)
-        weight, factor, change, turned = (p.kept(*self.means) for _ in range(4))
-        kernel = p.kept(*one)
+        weight, factor, change = (p.kept(*self.means) for _ in range(3))
+        kernel, turned = p.kept(*one), p.scratch(*self.means)
         p.add(_program.BURES_WEIGHTS, [spectra, basis, target], [weight, factor, kernel])
         p.rearrange(_program.TRANSPOSED, basis, turned)
         p.add(_program.MULTIPLY, [target_rows, turned], [change], kind=_program.ONE_A)

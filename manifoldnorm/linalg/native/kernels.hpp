@@ -55,7 +55,7 @@ enum StepOperation : int {
 };
 enum FloorKind : int { kTolerant, kStrict };
 enum MapKind : int { kScale, kExp, kRoot, kInverseRoot, kFill, kRatio };
-enum MultiplyKind : int { kTransposeA = 1, kOneA = 2, kOneB = 4 };
+enum MultiplyKind : int { kTransposeA = 1, kOneA = 2 };
 enum RearrangeKind : int { kSymmetric, kHalfLower, kOfHalfLower, kTransposed, kAsItIs };
 
 struct Step {

@@ -172,12 +172,12 @@ template <class T> static void invert_lower(const mn::Step& s, int n, const T* i
         }
 }
 
-// out_b = A_b B_b of n x n matrices, or A^T B; A or B may be one for all
+// out_b = A_b B_b of n x n matrices, or A^T B; A may be one for all
 template <class T> static void multiply(const mn::Step& s, int n, const T* a, const T* b, T* out) {
     const int64_t size = static_cast<int64_t>(n) * n;
     for (int64_t m = 0; m < s.batch; ++m, out += size) {
         const T* const left = s.kind & mn::kOneA ? a : a + m * size;
-        const T* const right = s.kind & mn::kOneB ? b : b + m * size;
+        const T* const right = b + m * size;
         for (int i = 0; i < n; ++i) {
             T* const row = out + i * n;
             for (int j = 0; j < n; ++j) row[j] = 0;
