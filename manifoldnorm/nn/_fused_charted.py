@@ -19,8 +19,11 @@ from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._fused import Operation
 from manifoldnorm.linalg._ops import INDEFINITE_TOL
 from manifoldnorm.linalg._program import Place, Program
+from manifoldnorm.manifolds.base import spread
 from manifoldnorm.nn import _fused_flat
 from manifoldnorm.nn._programmed import Groups, Programmed, Run, within
+from manifoldnorm.nn._tracking import where_enough
+from manifoldnorm.stats import gather, weighted_mean
 
 
 class LogChart:
@@ -249,22 +252,16 @@ class ChartedRun(Run):
         return self.diffeo.inverse(moved) if self.shape.leaves else moved
 
     def _by_domain(self, y: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> Tensor:
-        domain, enough = self.domain, self.enough
-        assert domain is not None and enough is not None
-        count = torch.bincount(domain, minlength=len(enough)).to(y.dtype).clamp_min(1)
-
-        def means(rows: Tensor, running: Tensor) -> Tensor:
-            axes = (-1, *(1,) * (rows.ndim - 1))
-            found = rows.new_zeros(len(enough), *rows.shape[1:]).index_add(0, domain, rows) / count.view(axes)
-            return torch.where(enough.view(axes), found, running.to(y.dtype))
-
-        seen = y if self.flat.through else y.detach()
-        mean = means(seen, self.diffeo(self.tracks[0]))
-        square = (seen - mean[domain]).square().sum((-2, -1))
-        factor = (means(self.flat.metric_scale * square, self.tracks[1]) + self.flat.eps).rsqrt()
+        assert self.domain is not None and self.segments is not None
+        running, running_variance, _ = self.tracks
+        segments, seen = self.segments(), y if self.flat.through else y.detach()
+        mean = where_enough(self.enough, weighted_mean(seen, segments, 2), self.diffeo(running))
+        square = (seen - gather(mean, self.domain)).square().sum((-2, -1)) * self.flat.metric_scale
+        variance = where_enough(self.enough, weighted_mean(square, segments, 0), running_variance)
+        factor = (variance + self.flat.eps).rsqrt()
         if log_scale is not None:
             factor = factor * log_scale.exp()
-        out: Tensor = factor[domain, None, None] * (y - mean[domain])
+        out: Tensor = spread(gather(factor, self.domain), 2) * (y - gather(mean, self.domain))
         return out if bias is None else out + bias
 
 
