@@ -19,7 +19,9 @@ from manifoldnorm.linalg import functions as fn
 from manifoldnorm.linalg._fused import Operation
 from manifoldnorm.linalg._ops import INDEFINITE_TOL
 from manifoldnorm.linalg._program import Place, Program
+from manifoldnorm.manifolds import LogCholesky, LogEuclidean
 from manifoldnorm.manifolds.base import spread
+from manifoldnorm.manifolds.charts import LogCholeskyChart, MatrixLog
 from manifoldnorm.nn import _fused_flat
 from manifoldnorm.nn._programmed import Groups, Programmed, Run, within
 from manifoldnorm.nn._tracking import where_enough
@@ -281,3 +283,9 @@ class FusedCharted(Programmed):
             return *(next(found) if t is not None and t.requires_grad else None for t in (x, log_scale, bias)), None
         gradients = Programmed.finish(ctx.run, saved, _backward(ctx.run.shape, ctx.run.flat.through), g)
         return *gradients[:3], None
+
+
+CHARTS: dict[tuple[type, type], type] = {
+    (LogEuclidean, MatrixLog): LogChart,
+    (LogCholesky, LogCholeskyChart): CholeskyChart,
+}

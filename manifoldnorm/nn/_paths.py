@@ -24,7 +24,6 @@ from manifoldnorm.manifolds import (
     LogEuclidean,
     Manifold,
 )
-from manifoldnorm.manifolds.charts import LogCholeskyChart, MatrixLog
 from manifoldnorm.manifolds.elliptope import HollowMatrices, StrictlyTriangularMatrices, ZeroRowSumMatrices
 from manifoldnorm.manifolds.euclidean import SymmetricMatrices, TriangularMatrices
 from manifoldnorm.nn import _inputs, _running, moves
@@ -100,10 +99,7 @@ _PLANS: dict[type, Callable[[Any, Any, Tensor, float], Plan | None]] = {
 }
 
 
-_CHARTS: dict[tuple[type, type], str] = {
-    (LogEuclidean, MatrixLog): "LogChart",
-    (LogCholesky, LogCholeskyChart): "CholeskyChart",
-}
+_CHARTED = (LogEuclidean, LogCholesky)
 _template: ContextVar[bool] = ContextVar("manifoldnorm_template_only", default=False)
 
 
@@ -162,20 +158,24 @@ def charted(
 
     With ``leaves`` it has left the chart. The running statistics follow.
     """
-    kind = _CHARTS.get((type(manifold), type(chart)))
-    if kind is None or x.ndim != 3 or not _fused.usable(x) or _inputs.finite_samples(manifold, x) is not None:
+    if type(manifold) not in _CHARTED or x.ndim != 3 or not _fused.usable(x):
+        return None
+    if _inputs.finite_samples(manifold, x) is not None:
         return None
     flat: Any = _plan(layer, base, metric_scale, x)
     if flat is None:
         return None
     from manifoldnorm.nn import _fused_charted
 
+    kind = _fused_charted.CHARTS.get((type(manifold), type(chart)))
+    if kind is None:
+        return None
     assert chart is not None
     bias = layer.bias if layer.bias_kind == "tangent" else layer._base_bias(manifold, chart, base)
     given = _run(layer, None, base, x, per_domain)
     run = _fused_charted.ChartedRun(**vars(given), flat=flat, diffeo=chart)
     run.shape = _fused_charted.Shape(
-        chart=getattr(_fused_charted, kind),
+        chart=kind,
         batch=x.shape[0],
         n=x.shape[-1],
         dtype=working_dtype(x.dtype, widens(x)),
