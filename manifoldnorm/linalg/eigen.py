@@ -64,6 +64,8 @@ def eigh(a: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
         with solver(backend):
             return eigh(a)
     a, values, vectors_h = decompose(a, name="eigh")
+    if plain(a) and not (a.requires_grad and torch.is_grad_enabled()):
+        return values.to(real_dtype(a.dtype)), vectors_h.mH.to(a.dtype)
     reason = (
         "linalg.eigh: eigenvectors have no gradient at repeated eigenvalues. "
         "Write the computation with logm, expm, powm, ... or linalg.apply, which are exact there."

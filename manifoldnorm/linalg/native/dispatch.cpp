@@ -30,15 +30,17 @@ struct EigenJob {
 
     static void run(void* context, int64_t task) {
         auto& job = *static_cast<EigenJob*>(context);
-        const int64_t first = task * job.kernels->lanes[job.kind] * job.groups;
+        const int lanes = job.kernels->lanes[job.kind];
+        const int64_t first = task * lanes * job.groups, left = (job.call.batch - first + lanes - 1) / lanes;
+        const int groups = left < job.groups ? static_cast<int>(left) : job.groups;
         const bool vectors = job.call.vectors != nullptr;
-        char* const memory = scratch.reserve(job.kernels->eigen_memory[job.kind](job.call.n, vectors, job.groups));
+        char* const memory = scratch.reserve(job.kernels->eigen_memory[job.kind](job.call.n, vectors, groups));
         if (memory == nullptr) {
-            const int64_t end = first + job.kernels->lanes[job.kind] * job.groups;
+            const int64_t end = first + lanes * job.groups;
             for (int64_t k = first; k < end && k < job.call.batch; ++k) job.call.status[k] = 2, ++job.failed;
             return;
         }
-        job.failed += job.kernels->eigen[job.kind](job.call, first, job.groups, memory);
+        job.failed += job.kernels->eigen[job.kind](job.call, first, groups, memory);
     }
 };
 
@@ -78,6 +80,7 @@ template <class T> void add_parts(const char* partial, int64_t parts, int64_t si
 }
 
 thread_local mn::Scratch partials;
+constexpr int kManyGroups = 64;  // up to this size more than two groups of matrices are iterated together
 
 // Decompose a batch; returns how many failed.
 int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& call, int threads) {
@@ -86,7 +89,9 @@ int64_t run_eigen(const mn::Kernels* kernels, mn::Kind kind, const mn::Eigen& ca
     const int useful = mn::useful_threads(call.vectors == nullptr ? work / 2 : work, threads);
     const int lanes = kernels->lanes[kind];
     const int64_t vectors_full = (call.batch + lanes - 1) / lanes;
-    const int groups = vectors_full >= 2 * static_cast<int64_t>(useful) && vectors_full > 1 ? 2 : 1;
+    int groups = 1;  // large matrices in many groups would not stay in the second-level cache
+    while (groups < (n > kManyGroups ? 2 : kernels->groups) && vectors_full >= 2 * groups * static_cast<int64_t>(useful))
+        groups *= 2;
     EigenJob job{call, kernels, kind, groups};
     mn::parallel(EigenJob::run, &job, (vectors_full + groups - 1) / groups, useful);
     return job.failed;

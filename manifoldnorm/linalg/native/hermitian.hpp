@@ -111,21 +111,22 @@ static typename Simd<T>::V reflection(Complex<T>* x, int size, typename Simd<T>:
     using V = typename Simd<T>::V;
     const V floor = broadcast<T>(Traits<T>::kTiny * Traits<T>::kTiny), zero{};
     V real{}, imaginary{};
-    for (int r = 0; r < size; ++r) {
+    for (int r = 0; r < size - 1; ++r) {
         real = fma(x[r].re, x[r].re, real);
         imaginary = fma(x[r].im, x[r].im, imaginary);
     }
-    const V square = real + imaginary;
-    const auto vanishes = less_equal(square, floor);
-    const V guarded = maximum(square, floor), norm = guarded * rsqrt(guarded);
     Complex<T>& last = x[size - 1];
+    const V square = real + imaginary, whole = fma(last.re, last.re, fma(last.im, last.im, square));
+    const auto vanishes = less_equal(whole, floor);
+    const V guarded = maximum(whole, floor), norm = guarded * rsqrt(guarded);
     V ignored;
     const Complex<T> unit = direction<T>(last, ignored);
-    const V along = fma(unit.re, last.re, unit.im * last.im);  // the modulus of `last`
     last = {fma(norm, unit.re, last.re), fma(norm, unit.im, last.im)};
     modulus = select(vanishes, zero, norm);
     phase = {select(vanishes, broadcast<T>(1), -unit.re), select(vanishes, zero, -unit.im)};
-    return select(vanishes, zero, reciprocal(fma(norm, along, guarded)));
+    // 2 / v^H v with the v that is there: the reflection is orthogonal whatever the error of the norm
+    const V length = fma(last.re, last.re, fma(last.im, last.im, square));
+    return select(vanishes, zero, broadcast<T>(2) * reciprocal(length));
 }
 
 // A = Q D T D^H Q^H with real T = (d, e), e >= 0, and a diagonal D of complex numbers of modulus one. Row i of `a`

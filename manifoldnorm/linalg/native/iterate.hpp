@@ -1,5 +1,5 @@
 // QL iterations on tridiagonal matrices, one per lane, G vectors of lanes at a time: the recurrences wait for their own
-// results, so two independent ones share the machine.
+// results, so independent ones share the machine.
 //
 // Every lane deflates at its own top row `top` and every sweep runs from the bottom row up, the same for all lanes. The
 // explicit QL recurrence restarts by itself where an off-diagonal entry vanishes and leaves rows above `top` alone,
@@ -104,21 +104,24 @@ static void eigenvalues(typename Simd<T>::V* d, typename Simd<T>::V* e2, Top<T>*
     }
 }
 
-// One sweep of a full iteration on d and e; the rotation of rows i and i+1 goes to out[g][2 i], out[g][2 i + 1] as its
-// sine and the tangent of half its angle. Entries of e that are mere rounding do not rotate: between repeated
-// eigenvalues they would by any angle, and a thousand such rotations cost accuracy.
+// One sweep of a full iteration on d and e; the rotation of rows i and i+1 goes to out[g][2 i], out[g][2 i + 1] as the
+// gain and loss of `rotate_pairs`, and the factors of the rows are updated. Returns whether one of them became thin.
+// Entries of e that are mere rounding do not rotate: between repeated eigenvalues they would by any angle, and a
+// thousand such rotations cost accuracy.
 template <class T, int G>
-static void sweep(typename Simd<T>::V* d, typename Simd<T>::V* e, const Top<T>* top, typename Simd<T>::V* const* out,
-                  int lowest, int n) {
+static bool sweep(typename Simd<T>::V* d, typename Simd<T>::V* e, typename Simd<T>::V* scale, const Top<T>* top,
+                  typename Simd<T>::V* const* out, int lowest, int n) {
     using V = typename Simd<T>::V;
     const V zero{}, one = broadcast<T>(1), half = broadcast<T>(0.5), tiny = broadcast<T>(Traits<T>::kTiny);
     const V noise = broadcast<T>(2 * Traits<T>::kEps);  // of entries of order one
-    V cosine[G], sine[G], p[G], gamma[G], shift[G], above[G];
+    const V steep = broadcast<T>(Traits<T>::kSteep);
+    V cosine[G], sine[G], p[G], gamma[G], shift[G], above[G], carried[G], thinnest = one;
     MN_GROUPS {
         shift[g] = top[g].shift;
         above[g] = top[g].row;
         cosine[g] = one;
         sine[g] = zero;
+        carried[g] = scale[(n - 1) * G + g];
         p[g] = gamma[g] = d[(n - 1) * G + g] - shift[g];
     }
     for (int i = n - 2; i >= lowest; --i) {
@@ -129,7 +132,7 @@ static void sweep(typename Simd<T>::V* d, typename Simd<T>::V* e, const Top<T>* 
             const auto still = less_equal(magnitude<T>(entry), noise);
             entry = select(still, zero, entry);
             const V coupling = cosine[g] * entry;
-            const V size = maximum(magnitude<T>(p[g]), tiny);
+            const V size = maximum(maximum(magnitude<T>(p[g]), tiny), steep * magnitude<T>(entry));
             const V root = rough_rsqrt(fma(size, size, entry * entry));
             const V c = size * root, s = entry * with_sign<T>(root, p[g]);
             const V defect = fnma(half * s, s, fnma(half * c, c, half));  // of c^2 + s^2 = 1, halved
@@ -143,28 +146,50 @@ static void sweep(typename Simd<T>::V* d, typename Simd<T>::V* e, const Top<T>* 
             gamma[g] = cosine[g] * p[g];
             V* const below = d + (i + 1) * G + g;
             *below = select(less_equal(above[g], index), old + (diagonal - gamma[g]), *below);
-            out[g][2 * i] = sine[g];
-            out[g][2 * i + 1] = sine[g] * reciprocal(one + cosine[g]);
+            const V met = scale[i * G + g], part = sine[g] * reciprocal(cosine[g] * met * carried[g]);
+            out[g][2 * i] = part * (met * met);
+            out[g][2 * i + 1] = part * (carried[g] * carried[g]);
+            const V left = cosine[g] * carried[g];
+            scale[(i + 1) * G + g] = left;
+            thinnest = minimum(thinnest, left);
+            carried[g] = cosine[g] * met;
         }
     }
     MN_GROUPS {
         V* const last = d + lowest * G + g;
         e[lowest * G + g] = sine[g] * p[g];
         *last = select(less_equal(above[g], broadcast<T>(lowest)), gamma[g] + shift[g], *last);
+        scale[lowest * G + g] = carried[g];
+        thinnest = minimum(thinnest, carried[g]);
+    }
+    return any(less(thinnest, broadcast<T>(Traits<T>::kThin)));
+}
+
+// Multiply the rows by the powers of two in their factors: exactly, so that no lane sees when another one needs it.
+template <class T>
+static void rescale(typename Simd<T>::V* rows, int stride, typename Simd<T>::V* scale, int step, int n, int columns) {
+    using V = typename Simd<T>::V;
+    using I = typename Simd<T>::I;
+    for (int j = 0; j < n; ++j) {
+        const V power = (V)((I)scale[j * step] & (I{} + Traits<T>::kInfinity));
+        for (int r = 0; r < columns; ++r) rows[j * stride + r] *= power;
+        scale[j * step] *= reciprocal(power);
     }
 }
 
-// Eigenvalues and vectors: d becomes the eigenvalues, the rows of rows[g], of `columns` entries, are rotated along.
+// Eigenvalues and vectors: d becomes the eigenvalues, the rows of rows[g], of `columns` entries, are rotated along, up
+// to the factors `scale` (see `rotate_pairs`).
 // `guess` holds eigenvalues that `eigenvalues` has found, in the order in which they deflate: with them as shifts little
 // more than one sweep is needed for each, where Wilkinson's shifts take two, and a sweep that moves vectors costs
 // several that do not.
 template <class T, int G>
 static void eigenvectors(typename Simd<T>::V* d, typename Simd<T>::V* e, const typename Simd<T>::V* guess,
-                         typename Simd<T>::V* const* rows, int stride, typename Simd<T>::V* const* rotations,
-                         Top<T>* top, int n, int columns) {
+                         typename Simd<T>::V* const* rows, int stride, typename Simd<T>::V* scale,
+                         typename Simd<T>::V* const* rotations, Top<T>* top, int n, int columns) {
     using V = typename Simd<T>::V;
     Waiting<V> waiting[G];
     MN_GROUPS { waiting[g].rotations = rotations[g]; }
+    for (int i = 0; i < n * G; ++i) scale[i] = broadcast<T>(1);
     for (int count = 0; count < most_sweeps(n); ++count) {
         int lowest = n - 1;
         for (int g = 0; g < G; ++g) {
@@ -174,10 +199,11 @@ static void eigenvectors(typename Simd<T>::V* d, typename Simd<T>::V* e, const t
         if (lowest == n - 1) break;
         V* out[G];
         MN_GROUPS { out[g] = rotations[g] + waiting[g].count * 2 * n; }
-        sweep<T, G>(d, e, top, out, lowest, n);
+        const bool thin = sweep<T, G>(d, e, scale, top, out, lowest, n);
         for (int g = 0; g < G; ++g) {
             if (top[g].lowest < n - 1) waiting[g].lowest[waiting[g].count++] = top[g].lowest;
-            if (waiting[g].count == kWaiting) rotate_strips(rows[g], stride, waiting[g], n, columns);
+            if (thin || waiting[g].count == kWaiting) rotate_strips(rows[g], stride, waiting[g], n, columns);
+            if (thin) rescale<T>(rows[g], stride, scale + g, G, n, columns);
         }
     }
     for (int g = 0; g < G; ++g) rotate_strips(rows[g], stride, waiting[g], n, columns);

@@ -80,8 +80,8 @@ struct Instruction {
 };
 
 struct Kernels {
-    int lanes[kKinds];
-    // bytes of memory that a thread needs for `groups` (1 or 2) vectors of matrices at a time
+    int lanes[kKinds], groups;
+    // bytes of memory that a thread needs for 1, 2, .. `groups` vectors of matrices at a time
     int64_t (*eigen_memory[kKinds])(int n, bool vectors, int groups);
     // decompose the matrices from `first` on, `groups` vectors full; returns how many did not converge
     int64_t (*eigen[kKinds])(const Eigen& call, int64_t first, int groups, char* memory);

@@ -5,14 +5,15 @@
 
 namespace MN_ISA {
 
-// Rotate P pairs of entries, each in three fused operations: with the tangent t of half the angle and the sine s, the
-// rotation is the product of the shears by t, -s and t. The error of such a product does not grow with the cosine's.
-template <class V, int P> MN_INLINE void shear(V* lower, V* upper, V sine, V tangent) {
+// Rotate P pairs of entries, each in two fused operations, which is all that is left when the rows are kept without their
+// common factors: with lower = a x and upper = b y, the rotation is (x + gain y, y - loss x) with factors (c a, c b),
+// gain = s b / (c a) and loss = s a / (c b). The factors go into `scale` (`sweep`) and back into the rows (`rescale`).
+template <class V, int P> MN_INLINE void rotate_pairs(V* lower, V* upper, V gain, V loss) {
 #pragma GCC unroll 10
     for (int k = 0; k < P; ++k) {
-        lower[k] = fma(tangent, upper[k], lower[k]);
-        upper[k] = fnma(sine, lower[k], upper[k]);
-        lower[k] = fma(tangent, upper[k], lower[k]);
+        const V before = lower[k];
+        lower[k] = fma(gain, upper[k], before);
+        upper[k] = fnma(loss, before, upper[k]);
     }
 }
 
@@ -29,7 +30,7 @@ MN_INLINE void rotate_once(V* rows, int stride, const V* rotation, int lowest, i
     copy<V, P>(lower, row);
     for (int i = n - 2; i >= lowest; --i) {
         copy<V, P>(upper, row - stride);
-        shear<V, P>(lower, upper, rotation[2 * i], rotation[2 * i + 1]);
+        rotate_pairs<V, P>(lower, upper, rotation[2 * i], rotation[2 * i + 1]);
         copy<V, P>(row, lower);
         copy<V, P>(lower, upper);
         row -= stride;
@@ -45,17 +46,17 @@ MN_INLINE void rotate_twice(V* rows, int stride, const V* first, const V* second
     int i = n - 2;
     copy<V, P>(middle, row);
     copy<V, P>(carried, row - stride);
-    shear<V, P>(middle, carried, first[2 * i], first[2 * i + 1]);
+    rotate_pairs<V, P>(middle, carried, first[2 * i], first[2 * i + 1]);
     for (--i; i >= lowest; --i) {
         copy<V, P>(upper, row - 2 * stride);
-        shear<V, P>(carried, upper, first[2 * i], first[2 * i + 1]);
-        shear<V, P>(middle, carried, second[2 * i + 2], second[2 * i + 3]);
+        rotate_pairs<V, P>(carried, upper, first[2 * i], first[2 * i + 1]);
+        rotate_pairs<V, P>(middle, carried, second[2 * i + 2], second[2 * i + 3]);
         copy<V, P>(row, middle);
         copy<V, P>(middle, carried);
         copy<V, P>(carried, upper);
         row -= stride;
     }
-    shear<V, P>(middle, carried, second[2 * lowest], second[2 * lowest + 1]);
+    rotate_pairs<V, P>(middle, carried, second[2 * lowest], second[2 * lowest + 1]);
     copy<V, P>(row, middle);
     copy<V, P>(row - stride, carried);
 }

@@ -13,19 +13,20 @@
 #endif
 
 #define MN_INLINE static inline __attribute__((always_inline))
-#define MN_GROUPS _Pragma("GCC unroll 2") for (int g = 0; g < G; ++g)
+#define MN_GROUPS _Pragma("GCC unroll 4") for (int g = 0; g < G; ++g)
 
 namespace MN_ISA {
 
-// What the number of registers, 32 or 16, allows: vectors in flight, columns of a strip, rows of a block.
+// What the number of registers, 32 or 16, allows: vectors in flight, columns of a strip, rows of a block, and groups of
+// matrices that are iterated together (their recurrences wait for their own results).
 #if defined(__AVX512F__)
-constexpr int kBytes = 64, kCarried = 10, kWidest = 7, kBlock = 4;
+constexpr int kBytes = 64, kCarried = 10, kWidest = 7, kBlock = 4, kGroups = 4;
 #elif defined(__AVX2__)
-constexpr int kBytes = 32, kCarried = 5, kWidest = 4, kBlock = 2;
+constexpr int kBytes = 32, kCarried = 5, kWidest = 4, kBlock = 2, kGroups = 2;
 #elif defined(__aarch64__)
-constexpr int kBytes = 16, kCarried = 10, kWidest = 7, kBlock = 4;
+constexpr int kBytes = 16, kCarried = 10, kWidest = 7, kBlock = 4, kGroups = 4;
 #else
-constexpr int kBytes = 16, kCarried = 5, kWidest = 4, kBlock = 2;
+constexpr int kBytes = 16, kCarried = 5, kWidest = 4, kBlock = 2, kGroups = 2;
 #endif
 
 #if defined(__FMA__) || defined(__aarch64__)
@@ -41,12 +42,14 @@ template <> struct Traits<double> {
     static constexpr double kEps = 0x1p-52;
     static constexpr double kTiny = 1e-150;     // its square is a normal number, and it vanishes beside eps
     static constexpr double kDrop = 0x1p-55;    // an off-diagonal entry below this part of the largest entry is zero
+    static constexpr double kSteep = 0x1p-56;   // the least cosine of a rotation; vanishes beside eps
+    static constexpr double kThin = 0x1p-300;   // a factor of a row below which it goes back into the row
     static constexpr Int kInfinity = 0x7ff0000000000000, kSign = INT64_MIN;
 };
 template <> struct Traits<float> {
     using Int = int32_t;
     static constexpr int kMantissa = 23, kBias = 127, kMaxScale = 120, kLift = 40;
-    static constexpr float kEps = 0x1p-23f, kTiny = 1e-18f, kDrop = 0x1p-26f;
+    static constexpr float kEps = 0x1p-23f, kTiny = 1e-18f, kDrop = 0x1p-26f, kSteep = 0x1p-27f, kThin = 0x1p-20f;
     static constexpr Int kInfinity = 0x7f800000, kSign = INT32_MIN;
 };
 
@@ -84,6 +87,8 @@ MN_INLINE Md without(Md a, Md b) { return static_cast<Md>(a & ~b); }
 MN_INLINE Mf without(Mf a, Mf b) { return static_cast<Mf>(a & ~b); }
 MN_INLINE Vd maximum(Vd a, Vd b) { return _mm512_max_pd(a, b); }
 MN_INLINE Vf maximum(Vf a, Vf b) { return _mm512_max_ps(a, b); }
+MN_INLINE Vd minimum(Vd a, Vd b) { return _mm512_min_pd(a, b); }
+MN_INLINE Vf minimum(Vf a, Vf b) { return _mm512_min_ps(a, b); }
 
 #else
 
@@ -111,6 +116,7 @@ MN_INLINE Vf select(Mf m, Vf a, Vf b) { return m ? a : b; }
 template <class M> MN_INLINE M both(M a, M b) { return a & b; }
 template <class M> MN_INLINE M without(M a, M b) { return a & ~b; }
 template <class V> MN_INLINE V maximum(V a, V b) { return a > b ? a : b; }
+template <class V> MN_INLINE V minimum(V a, V b) { return a < b ? a : b; }
 #if defined(__AVX2__)
 MN_INLINE bool any(Md m) { return _mm256_movemask_pd((__m256d)m) != 0; }
 MN_INLINE bool any(Mf m) { return _mm256_movemask_ps((__m256)m) != 0; }

@@ -26,7 +26,7 @@ MN_INLINE int spaced(int n) {
 template <class T, int G, int kParts = 1> struct Workspace {
     using V = typename Simd<T>::V;
     int stride;
-    V *packed_a, *rows[G], *rotations[G], *d, *e, *e2, *tau, *phases, *work;
+    V *packed_a, *rows[G], *rotations[G], *d, *e, *e2, *scale, *tau, *phases, *work;
 
     int64_t carve(char* memory, int n, bool vectors) {
         int64_t used = 0;
@@ -44,6 +44,7 @@ template <class T, int G, int kParts = 1> struct Workspace {
         d = take(n * G);
         e = take(n * G);
         e2 = take(n * G);
+        scale = take(vectors ? n * G : 0);
         tau = take(n);
         phases = take(kParts == 2 ? 2 * n : 0);
         work = take((2 + 2 * kParts) * n);
@@ -173,21 +174,27 @@ static void restore(typename Simd<T>::V* rows, int stride, const Found<T>& found
     }
 }
 
-// Divide every eigenvector by its length, which the rotations have moved a few eps away from one.
-template <class T> static void normalise(typename Simd<T>::V* rows, int stride, int n, int columns) {
+// Give every eigenvector its factor back and divide it by its length, which the rotations have moved a few eps away from
+// one. Meanwhile the memory at `out`, where W matrices of eigenvectors are to go, is brought near.
+template <class T>
+static void normalise(typename Simd<T>::V* rows, int stride, const typename Simd<T>::V* scale, int step, const T* out,
+                      int n, int columns) {
     using V = typename Simd<T>::V;
     const V one = broadcast<T>(1), half = broadcast<T>(0.5);
     for (int j = 0; j < n; ++j) {
-        V* const row = rows + j * stride;
-        V even{}, odd{};
+        V *const row = rows + j * stride, factor = scale[j * step], even{}, odd{};
         int r = 0;
-        for (; r + 2 <= columns; r += 2) {
+        for (; r < columns; ++r) row[r] *= factor;
+        for (r = 0; r + 2 <= columns; r += 2) {
             even = fma(row[r], row[r], even);
             odd = fma(row[r + 1], row[r + 1], odd);
         }
         if (r < columns) even = fma(row[r], row[r], even);
         const V excess = half * ((even - one) + odd);
-        for (r = 0; r < columns; ++r) row[r] = fnma(excess, row[r], row[r]);
+        for (r = 0; r < columns; ++r, out += Simd<T>::W) {
+            row[r] = fnma(excess, row[r], row[r]);
+            __builtin_prefetch(out, 1);
+        }
     }
 }
 
@@ -255,7 +262,7 @@ static int64_t solve(const From* a, T* values, T* vectors, uint8_t* status, int6
     if (vectors) {
         for (int i = 0; i < n * G; ++i) space.work[i] = space.d[i];
         eigenvalues<T, G>(space.work, space.e2, guessed, n);
-        eigenvectors<T, G>(space.d, space.e, space.work, space.rows, space.stride, space.rotations, top, n,
+        eigenvectors<T, G>(space.d, space.e, space.work, space.rows, space.stride, space.scale, space.rotations, top, n,
                            columns);
     } else {
         eigenvalues<T, G>(space.d, space.e2, top, n);
@@ -266,7 +273,7 @@ static int64_t solve(const From* a, T* values, T* vectors, uint8_t* status, int6
         if (lanes[g] == 0) continue;
         const int64_t base = first + static_cast<int64_t>(g) * W;
         T* const out = vectors ? vectors + base * size : nullptr;
-        if (vectors) normalise<T>(space.rows[g], space.stride, n, columns);
+        if (vectors) normalise<T>(space.rows[g], space.stride, space.scale + g, G, out, n, columns);
         if (vectors && found[g].any_reversed) restore<T, kParts>(space.rows[g], space.stride, found[g], n);
         T* const places = values + base * n;
         write<T>(space.d + g, G, space.rows[g], space.stride, found[g], space.work, n, columns, lanes[g], places, out);

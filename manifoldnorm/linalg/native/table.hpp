@@ -9,28 +9,26 @@
 
 namespace MN_ISA {
 
-template <class T, int kParts> static int64_t eigen_memory(int n, bool vectors, int groups) {
-    if (groups == 1) return Workspace<T, 1, kParts>().carve(nullptr, n, vectors);
-    return Workspace<T, 2, kParts>().carve(nullptr, n, vectors);
+template <class T, int kParts, int G = 1> static int64_t eigen_memory(int n, bool vectors, int groups) {
+    if constexpr (G < kGroups)
+        if (groups > G) return eigen_memory<T, kParts, 2 * G>(n, vectors, groups);
+    return Workspace<T, G, kParts>().carve(nullptr, n, vectors);
 }
 
-template <class From, class T, int kParts, int G>
-static int64_t eigen_of(const mn::Eigen& call, int64_t first, char* memory) {
+template <class From, class T, int kParts, int G = 1>
+static int64_t eigen(const mn::Eigen& call, int64_t first, int groups, char* memory) {
+    if constexpr (G < kGroups)
+        if (groups > G) return eigen<From, T, kParts, 2 * G>(call, first, groups, memory);
     Workspace<T, G, kParts> space;
     space.carve(memory, call.n, call.vectors != nullptr);
     return solve<From, T, G, kParts>(static_cast<const From*>(call.matrices), static_cast<T*>(call.values),
                                      static_cast<T*>(call.vectors), call.status, first, call.batch, call.n, space);
 }
 
-template <class From, class T, int kParts>
-static int64_t eigen(const mn::Eigen& call, int64_t first, int groups, char* memory) {
-    return groups == 1 ? eigen_of<From, T, kParts, 1>(call, first, memory)
-                       : eigen_of<From, T, kParts, 2>(call, first, memory);
-}
-
 extern const mn::Kernels kernels;
 const mn::Kernels kernels = {
     {Simd<double>::W, Simd<float>::W, Simd<double>::W, Simd<double>::W, Simd<float>::W, Simd<double>::W},
+    kGroups,
     {eigen_memory<double, 1>, eigen_memory<float, 1>, eigen_memory<double, 1>, eigen_memory<double, 2>,
      eigen_memory<float, 2>, eigen_memory<double, 2>},
     {eigen<double, double, 1>, eigen<float, float, 1>, eigen<float, double, 1>, eigen<double, double, 2>,

@@ -62,20 +62,23 @@ template <class T>
 static typename Simd<T>::V reflection(typename Simd<T>::V* x, int size, typename Simd<T>::V& mapped) {
     using V = typename Simd<T>::V;
     const V floor = broadcast<T>(Traits<T>::kTiny * Traits<T>::kTiny), zero{};
+    const V last = x[size - 1];
     V square{}, other{};
     int r = 0;
-    for (; r + 2 <= size; r += 2) {
+    for (; r + 2 < size; r += 2) {
         square = fma(x[r], x[r], square);
         other = fma(x[r + 1], x[r + 1], other);
     }
-    if (r < size) square = fma(x[r], x[r], square);
+    if (r < size - 1) square = fma(x[r], x[r], square);
     square += other;
-    const auto vanishes = less_equal(square, floor);
-    const V guarded = maximum(square, floor), last = x[size - 1];
-    const V norm = guarded * rsqrt(guarded), signed_norm = with_sign<T>(norm, last);
+    const V whole = fma(last, last, square);
+    const auto vanishes = less_equal(whole, floor);
+    const V guarded = maximum(whole, floor);
+    const V norm = guarded * rsqrt(guarded), signed_norm = with_sign<T>(norm, last), end = last + signed_norm;
     mapped = select(vanishes, zero, -signed_norm);
-    x[size - 1] = last + signed_norm;
-    return select(vanishes, zero, reciprocal(fma(norm, magnitude<T>(last), guarded)));
+    x[size - 1] = end;
+    // 2 / v^T v with the v that is there: the reflection is orthogonal whatever the error of the norm
+    return select(vanishes, zero, broadcast<T>(2) * reciprocal(fma(end, end, square)));
 }
 
 // A = Q T Q^T with T = (d, e). Row i of `a` keeps the vector v_i of the reflection H_i = I - tau_i v_i v_i^T, for
