@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from manifoldnorm.bench.matrices import FAMILIES, Errors, compare, family
+from manifoldnorm.bench.timing import IN_A_ROW
 from manifoldnorm.linalg.native import INSTRUCTION_SETS, Kernels, kernels
 
 SPEED = [(8, 512), (15, 30), (20, 30), (20, 128), (20, 512), (20, 2048), (32, 128), (32, 512), (64, 128), (93, 64)]
@@ -27,16 +28,13 @@ DTYPES = {
 
 
 def fastest(calls: list[Callable[[], object]], budget: float) -> list[float]:
-    """Return the least seconds of each call, in turns of four for about ``budget`` seconds; of one thread its CPU time.
-
-    Four at a time, as in a loop over the solver: after another solver its operands are no longer in the cache.
-    """
+    """Return the least seconds of each call, in turns of four for about ``budget`` seconds; of one thread its CPU time."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter  # other load stretches the latter
     times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + budget
     while time.perf_counter() < end or len(times[0]) < 8:
         for call, found in zip(calls, times, strict=True):
-            for _ in range(4):
+            for _ in range(IN_A_ROW):
                 start = clock()
                 call()
                 found.append(clock() - start)
