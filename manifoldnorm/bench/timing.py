@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 Call = Callable[[], object]
-IN_A_ROW = 4  # another call leaves the cache without the operands of this one, which a loop over it would find there
+IN_A_ROW = 4  # after another call the operands of this one are not in the cache, where a loop over it finds them
 
 
 @dataclass(frozen=True)
