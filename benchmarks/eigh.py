@@ -28,7 +28,7 @@ DTYPES = {
 
 
 def fastest(calls: list[Callable[[], object]], budget: float) -> list[float]:
-    """Return the least seconds of each call, in turns of four for about ``budget`` seconds; of one thread its CPU time."""
+    """Return the least seconds of each call, alternating for about ``budget`` seconds; of one thread its CPU time."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter  # other load stretches the latter
     times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + budget
