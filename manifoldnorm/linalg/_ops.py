@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg._precision import native, working_dtype
+from manifoldnorm.linalg._slices import in_slices
 from manifoldnorm.linalg._tally import record
 from manifoldnorm.linalg.native import NOT_CONVERGED, chosen, chosen_on_device
 
@@ -134,7 +135,7 @@ def _eigh_device(a: Tensor, wide: bool, positive: bool, name: str) -> tuple[Tens
         h = _hermitian(a, wide)
         finite = _finite(h)
         eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
-        w, u = torch.linalg.eigh(torch.where(finite[..., None, None], h, eye))
+        w, u = in_slices(torch.linalg.eigh, torch.where(finite[..., None, None], h, eye))
         w, uh = w.masked_fill(~finite[..., None], float("nan")), _adjoint(u).contiguous()
     if positive:
         tolerance = INDEFINITE_TOL * a.shape[-1] * torch.finfo(a.dtype).eps
@@ -165,7 +166,7 @@ def _eigvalsh(a: Tensor, wide: bool) -> Tensor:
     h = _hermitian(a, wide and not native())
     finite = _finite(h)
     eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
-    w = torch.linalg.eigvalsh(torch.where(finite[..., None, None], h, eye))
+    (w,) = in_slices(lambda a: (torch.linalg.eigvalsh(a),), torch.where(finite[..., None, None], h, eye))
     w = w.masked_fill(~finite[..., None], float("nan"))
     return w.to(working_dtype(a.dtype, wide).to_real())
 
