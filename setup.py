@@ -17,7 +17,7 @@ FLAGS = ["-std=c++17", "-O3", "-g0", "-pthread", "-fvisibility=hidden", "-ffp-co
 FLAGS += ["-fno-trapping-math", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 VARIANTS = {
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma", "-mtune=icelake-server"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma", "-mtune=skylake-avx512"],
 }
 
 
