@@ -39,7 +39,7 @@ _collector.resume()
 
 __version__ = "0.1.0"
 
-_LAZY = ("datasets", "plotting", "testing")
+_LAZY = ("datasets", "plotting", "sklearn", "testing")
 
 
 def __getattr__(name: str) -> Any:
@@ -82,6 +82,7 @@ __all__ = [
     "nn",
     "optim",
     "plotting",
+    "sklearn",
     "stats",
     "testing",
 ]

@@ -129,7 +129,8 @@ def test_importing_is_cheap_silent_and_lazy() -> None:
         "import manifoldnorm\n"
         "print(time.thread_time() - start)\n"
         "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))\n"
-        "print([name for name in ('datasets', 'plotting', 'testing') if f'manifoldnorm.{name}' in sys.modules])"
+        "lazy = ('datasets', 'plotting', 'sklearn', 'testing')\n"
+        "print([name for name in lazy if f'manifoldnorm.{name}' in sys.modules])"
     )
     lines = [_run(code).splitlines() for _ in range(3)]
     assert all(rest == ["['manifoldnorm']", "[]"] for _, *rest in lines)  # nothing heavy, and no warning was printed
@@ -144,7 +145,7 @@ def test_every_module_imports_without_a_warning() -> None:
 
 
 def test_lazy_parts_load_on_first_use() -> None:
-    names = ["datasets", "testing", "plotting"]
+    names = ["datasets", "testing", "plotting", "sklearn"]
     lines = [f"assert 'manifoldnorm.{name}' not in sys.modules\nprint(mn.{name}.__name__)" for name in names]
     printed = _run("\n".join(["import sys, manifoldnorm as mn", *lines]))
     assert printed.split() == [f"manifoldnorm.{name}" for name in names]
@@ -165,7 +166,7 @@ def test_the_package_is_typed_and_has_a_version() -> None:
 PUBLIC = {
     "": "AdaptiveLogEuclidean AffineInvariant BuresWasserstein CholeskyRightInvariant Euclidean "
     "GeneralizedBuresWasserstein LogCholesky LogEuclidean PowerDeformed Stiefel linalg manifolds models nn optim stats "
-    "datasets plotting testing",
+    "datasets plotting sklearn testing",
     "manifolds": "Manifold LieGroup Gyrogroup Diffeo Pullback Euclidean AffineInvariant LogEuclidean LogCholesky "
     "BuresWasserstein GeneralizedBuresWasserstein CholeskyRightInvariant AdaptiveLogEuclidean PowerDeformed Stiefel",
     "nn": "RiemannianBatchNorm LieBatchNorm GyroBatchNorm BuresWassersteinBatchNorm LearnableManifold Batch BiMap "
@@ -178,6 +179,7 @@ PUBLIC = {
         "from_geoopt to_geoopt no_decay_groups"
     ),
     "datasets": "connectomes emg_gestures radar mamem_ssvep load_npz load_folder",
+    "sklearn": "METRICS SPDNetClassifier",
     "testing": "check_manifold check_lie_group check_gyrogroup check_norm mutants",
 }
 

@@ -163,10 +163,10 @@ def pool(x: Tensor, weights: Tensor | None, axes: int, channels: int | None, nam
 def pool_domain(layer: Any, x: Tensor, domain: Tensor) -> Tensor:
     """Return the domain of each pooled sample (M,); looks at values only where that costs nothing."""
     name, count = type(layer).__name__, layer.running_mean.shape[0]
-    if domain.dtype not in (torch.int32, torch.int64) or tuple(domain.shape) != tuple(x.shape[:1]):
+    if tuple(domain.shape) != tuple(x.shape[:1]):
         raise ValueError(
-            f"{name}: domain must hold one integer for each of the {x.shape[0]} samples, got {domain.dtype} of shape "
-            f"{tuple(domain.shape)}. Map labels to 0, 1, ... first."
+            f"{name}: domain must hold one integer for each of the {x.shape[0]} samples, got shape "
+            f"{tuple(domain.shape)}. One domain for all samples: pass its number."
         )
     if plain(domain) and domain.numel() and not (domain.min().item() >= 0 and domain.max().item() < count):
         bad = int(domain[(domain < 0) | (domain >= count)][0])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Diffeo, Manifold
+from manifoldnorm.nn._domains import index_of
 from manifoldnorm.nn._refit import refit
 from manifoldnorm.nn.norm import ManifoldNorm
 
@@ -74,8 +75,8 @@ class DomainBatchNorm(nn.Module):
             norm.register_buffer(name, buffer.expand(num_domains, *buffer.shape).clone())
 
     @classmethod
-    def of(cls, norm: Any, num_domains: int, **options: Any) -> DomainFactory:
-        """Return a picklable factory ``sizes -> layer`` around a norm's factory.
+    def of(cls, norm: Any, num_domains: int = 1, **options: Any) -> DomainFactory:
+        """Return a picklable factory ``sizes -> layer`` around a norm's factory; estimators set the number of domains.
 
         Examples
         --------
@@ -89,15 +90,16 @@ class DomainBatchNorm(nn.Module):
     # ---- forward
 
     @without_autocast
-    def forward(self, x: Tensor, domain: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, domain: Any = None, weights: Tensor | None = None) -> Tensor:
         """Normalise a batch.
 
         Parameters
         ----------
         x : Tensor
             Points (N, ..., C?, *point_shape).
-        domain : Tensor
-            Domain (N,) of each sample, integers from 0 to D - 1; may be left out where D is 1.
+        domain : Tensor, array, sequence or int
+            Domain (N,) of each sample, integers of any dtype from 0 to D - 1, or the one domain of all; may be left out
+            where D is 1. A tensor stays on its device; anything else is copied to that of ``x``.
         weights : Tensor, optional
             As in the norm's forward; they are normalised in each domain.
 
@@ -110,16 +112,19 @@ class DomainBatchNorm(nn.Module):
 
     @without_autocast
     def forward_in_chart(
-        self, x: Tensor, domain: Tensor | None = None, weights: Tensor | None = None
+        self, x: Tensor, domain: Any = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Diffeo | None]:
         """Return the output before it leaves the chart of a pullback metric, and that chart (None: no chart)."""
         return self.norm._forward(x, weights, self._domain(x, domain), leaves=False)
 
-    def _domain(self, x: Tensor, domain: Tensor | None) -> Tensor:
+    def _domain(self, x: Tensor, domain: Any) -> Tensor:
         if domain is not None:
-            return domain
+            return index_of(domain, x, "DomainBatchNorm")
         if self.num_domains > 1:
-            raise ValueError(f"DomainBatchNorm: pass the domain of each sample, 0 to {self.num_domains - 1}.")
+            raise ValueError(
+                f"DomainBatchNorm: pass the domain of each sample, 0 to {self.num_domains - 1}: model(x, domain). "
+                f"(torch.nn.Sequential passes none on; manifoldnorm.nn.Sequential does.)"
+            )
         return torch.zeros(x.shape[:1], dtype=torch.long, device=x.device)
 
     # ---- domains
@@ -138,7 +143,7 @@ class DomainBatchNorm(nn.Module):
         self._resize(first + count)
         return first
 
-    def adapt(self, x: Tensor, domain: Tensor | int, weights: Tensor | None = None) -> None:
+    def adapt(self, x: Tensor, domain: Any, weights: Tensor | None = None) -> None:
         """Set the running statistics of domains from (unlabelled) data: converged means and the variances about them.
 
         Parameters
@@ -159,11 +164,9 @@ class DomainBatchNorm(nn.Module):
         >>> layer.norm.running_mean[new].diagonal()
         tensor([2., 2.])
         """
-        if isinstance(domain, int):
-            domain = torch.full(x.shape[:1], domain, device=x.device)
-        self._refit(x, weights, domain)
+        self._refit(x, weights, index_of(domain, x, "DomainBatchNorm"))
 
-    def refit(self, x: Tensor, domain: Tensor | None = None, weights: Tensor | None = None) -> None:
+    def refit(self, x: Tensor, domain: Any = None, weights: Tensor | None = None) -> None:
         """Do as `adapt`."""
         self._refit(x, weights, self._domain(x, domain))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
+
+from manifoldnorm.nn._domains import distinct, labels_of
 
 
 class DomainBatchSampler(Sampler[list[int]]):
@@ -15,13 +16,13 @@ class DomainBatchSampler(Sampler[list[int]]):
 
     Order: every domain's samples are shuffled, domain by domain in ascending label, and cut into groups of
     ``per_batch``; a rest is dropped, or with ``drop_last=False`` a group of its own. Batches are planned one by one,
-    each from the domains with most groups left (ties by label), and shuffled; in them the domains ascend. Only the seed
-    and the epoch decide.
+    each from the domains with most groups left (ties by label), and shuffled; in them the domains ascend. Labels that
+    cannot be compared are ordered as they first appear. Only the seed and the epoch decide.
 
     Parameters
     ----------
-    domains : sequence of int or Tensor
-        Domain of each sample of the data set.
+    domains : sequence, array or Tensor
+        Domain of each sample of the data set: any hashable labels, such as strings or (person, session).
     per_batch : int
         Samples of one domain in a batch.
     domains_per_batch : int, optional
@@ -41,7 +42,7 @@ class DomainBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        domains: Sequence[int] | Tensor,
+        domains: Any,
         per_batch: int,
         *,
         domains_per_batch: int | None = None,
@@ -53,8 +54,8 @@ class DomainBatchSampler(Sampler[list[int]]):
                 f"DomainBatchSampler: per_batch and domains_per_batch must be at least 1, got {per_batch} and "
                 f"{domains_per_batch}."
             )
-        labels = torch.as_tensor(domains).reshape(-1).tolist()
-        self.members: dict[Any, list[int]] = {label: [] for label in sorted(set(labels))}
+        labels = labels_of(domains, "DomainBatchSampler")
+        self.members: dict[Any, list[int]] = {label: [] for label in distinct(labels)}
         for position, label in enumerate(labels):
             self.members[label].append(position)
         self.per_batch, self.domains_per_batch = per_batch, domains_per_batch or len(self.members)
@@ -75,12 +76,13 @@ class DomainBatchSampler(Sampler[list[int]]):
     def _deal(self) -> Iterator[list[Any]]:
         """Yield the domains of each batch."""
         left = self._counts()
+        rank = {label: position for position, label in enumerate(left)}
         while left:
             chosen = sorted(left, key=lambda label: -left[label])[: self.domains_per_batch]
             for label in chosen:
                 left[label] -= 1
             left = {label: count for label, count in left.items() if count}
-            yield sorted(chosen)
+            yield sorted(chosen, key=rank.__getitem__)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield lists of positions in the data set."""

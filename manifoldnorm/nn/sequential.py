@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from manifoldnorm.manifolds import MatrixLog
+from manifoldnorm.nn._domains import apply
 from manifoldnorm.nn.domain import DomainBatchNorm
 from manifoldnorm.nn.norm import ManifoldNorm
 from manifoldnorm.nn.spd import LogEig, ReEig
@@ -19,7 +20,7 @@ class Sequential(nn.Sequential):
     A norm on the log-Euclidean metric followed by `LogEig` hands over the logarithm it already has; `ReEig` followed by
     `LogEig` decomposes once. The results are those of the separate layers up to rounding. Only layers of exactly these
     types, without hooks and with their own forward are fused, never subclasses. ``domain`` is passed on to layers that
-    take it.
+    take it, which a layer of your own says by the attribute ``takes_domain = True``; where none does it is ignored.
 
     Examples
     --------
@@ -29,7 +30,9 @@ class Sequential(nn.Sequential):
     torch.Size([2, 3, 3])
     """
 
-    def forward(self, input: Tensor, domain: Tensor | None = None) -> Tensor:
+    takes_domain = True
+
+    def forward(self, input: Tensor, domain: Any = None) -> Tensor:
         """Apply the layers in order."""
         layers = list(self)
         x, position = input, 0
@@ -38,15 +41,11 @@ class Sequential(nn.Sequential):
             following = layers[position + 1] if position + 1 < len(layers) else None
             fused = _fuse(layer, following, x, domain) if following is not None else None
             if fused is None:
-                x = layer(x, domain=domain) if domain is not None and _takes_domain(layer) else layer(x)
+                x = apply(layer, x, domain)
             else:
                 x, position = fused, position + 1
             position += 1
         return x
-
-
-def _takes_domain(layer: Any) -> bool:
-    return bool(getattr(layer, "takes_domain", False)) or isinstance(layer, Sequential)
 
 
 def _hooked(layer: nn.Module) -> bool:
@@ -59,7 +58,7 @@ def _plain(layer: nn.Module, kind: type) -> bool:
     return type(layer) is kind and not _hooked(layer)
 
 
-def _fuse(layer: nn.Module, following: nn.Module, x: Tensor, domain: Tensor | None) -> Tensor | None:
+def _fuse(layer: nn.Module, following: nn.Module, x: Tensor, domain: Any) -> Tensor | None:
     if not _plain(following, LogEig):
         return None
     if _plain(layer, ReEig):
