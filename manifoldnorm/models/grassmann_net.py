@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from manifoldnorm import nn as mnn
 from manifoldnorm.manifolds import Grassmann
 from manifoldnorm.models.spdnet import Norm
-from manifoldnorm.nn.factory import NormFactory
+from manifoldnorm.nn.factory import build_norm
 
 
 class GrassmannNet(nn.Module):
@@ -72,20 +72,14 @@ class GrassmannNet(nn.Module):
         layers: list[nn.Module] = []
         for n, m in itertools.pairwise(sizes):
             layers += [mnn.FRMap(n, m, parametrization=parametrization, **kind), mnn.ReOrth()]
-            if norm is not None:
-                layers.append(_build(norm, Grassmann(m, p), kind))
+            built = build_norm(norm, Grassmann(m, p), "GrassmannNet", exact=False, **kind)
+            layers += [] if built is None else [built]
         self.features = mnn.Sequential(*layers, mnn.ProjMap())
         self.vectorize = mnn.SPDVectorize(sizes[-1])
         self.classifier = nn.Linear(self.vectorize.out_features, n_outputs, **kind)
 
-    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+    takes_domain = True
+
+    def forward(self, x: Tensor, domain: Any = None) -> Tensor:
         """Map orthonormal frames (N, n, p) to scores (N, n_outputs), the same for every frame of a subspace."""
         return self.classifier(self.vectorize(self.features(x, domain)))
-
-
-def _build(norm: Norm, manifold: Grassmann, kind: dict[str, Any]) -> nn.Module:
-    built = norm(*manifold.point_shape, **kind) if isinstance(norm, NormFactory) else norm(manifold, **kind)
-    theirs = getattr(built, "manifold", manifold)
-    if not isinstance(theirs, Grassmann) or theirs.point_shape != manifold.point_shape:
-        raise ValueError(f"GrassmannNet: the points are on {manifold}, the norm on {theirs}.")
-    return built

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from manifoldnorm import nn as mnn
 from manifoldnorm.manifolds import PoincareBall
 from manifoldnorm.models.spdnet import Norm
+from manifoldnorm.nn._domains import apply
+from manifoldnorm.nn.factory import build_norm
 from manifoldnorm.nn.hyperbolic._layer import resize
-from manifoldnorm.nn.hyperbolic.embedding import build_norm
 
 
 class HyperbolicGraphNet(nn.Module):
@@ -104,12 +105,17 @@ class HyperbolicGraphNet(nn.Module):
         """The geometry of the output points."""
         return self.aggregations[-1].manifold
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """Map features (nodes, in_features) and edges (2, E), in both directions, to points (nodes, *point_shape)."""
+    takes_domain = True
+
+    def forward(self, x: Tensor, edge_index: Tensor, domain: Any = None) -> Tensor:
+        """Map features (nodes, in_features) and edges (2, E), in both directions, to points (nodes, *point_shape).
+
+        ``domain`` (nodes,) is that of each node.
+        """
         y = self.lift(self.features(self.dropout(x)))
         layers = zip(self.linears, self.aggregations, self.norms, self.activations, strict=True)
         for linear, aggregate, norm, activation in layers:
-            y = activation(norm(aggregate(linear(y), edge_index)))
+            y = activation(apply(norm, aggregate(linear(y), edge_index), domain))
         return y
 
     def links(self, points: Tensor, pairs: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 from manifoldnorm import nn as mnn
 from manifoldnorm.manifolds import PoincareBall
 from manifoldnorm.models.spdnet import Norm
+from manifoldnorm.nn.factory import build_norm
 from manifoldnorm.nn.hyperbolic._layer import resize
-from manifoldnorm.nn.hyperbolic.embedding import build_norm
 
 
 class Shortcut(nn.Module):
@@ -120,17 +120,19 @@ class PoincareResNet(nn.Module):
                 before = widths[max(0, stage - 1)] if block == 0 else width
                 stride = 2 if block == 0 and stage > 0 else 1
                 stages.append(_block(resize(geometry, before), resize(geometry, width), stride, norm, kind))
-        self.stages = nn.Sequential(*stages)
+        self.stages = mnn.Sequential(*stages)
         self.classifier = mnn.HyperbolicMLR(resize(geometry, widths[-1]), n_outputs, **kind)
 
-    def features(self, x: Tensor) -> Tensor:
+    takes_domain = True
+
+    def features(self, x: Tensor, domain: Any = None) -> Tensor:
         """Map images (N, in_channels, H, W) to points (N, *point_shape) of the last stage."""
-        maps = self.stages(self.stem(self.lift(mnn.from_channels_first(x))))
+        maps = self.stages(self.stem(self.lift(mnn.from_channels_first(x))), domain)
         return self.classifier.manifold.midpoint(maps.flatten(1, 2).transpose(0, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, domain: Any = None) -> Tensor:
         """Map images (N, in_channels, H, W) to scores (N, n_outputs)."""
-        return self.classifier(self.features(x))
+        return self.classifier(self.features(x, domain))
 
 
 def _block(before: Any, after: Any, stride: int, norm: Norm | None, kind: dict[str, Any]) -> nn.Module:
@@ -139,7 +141,7 @@ def _block(before: Any, after: Any, stride: int, norm: Norm | None, kind: dict[s
     second = mnn.PoincareConv2d(after, _dimension(after), padding=1, **kind)
     norms = [build_norm(norm, after, "PoincareResNet", **kind) for _ in range(2)]
     layers = [first, norms[0], mnn.HyperbolicActivation(after), second, norms[1]]
-    branch = nn.Sequential(*(layer for layer in layers if layer is not None))
+    branch = mnn.Sequential(*(layer for layer in layers if layer is not None))
     same = before is after or (stride == 1 and _dimension(before) == _dimension(after))
     shortcut = None if same else Shortcut(stride, _dimension(after) - _dimension(before))
     return mnn.HyperbolicResidual(after, branch, shortcut, **kind)

@@ -78,6 +78,8 @@ class SPDNet(nn.Module):
         real = (dtype or torch.get_default_dtype()).to_real()
         self.classifier = nn.Linear(self.vectorize.out_features, n_outputs, device=device, dtype=real)
 
-    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+    takes_domain = True
+
+    def forward(self, x: Tensor, domain: Any = None) -> Tensor:
         """Map matrices (N, n, n) to scores (N, n_outputs)."""
         return self.classifier(self.vectorize(self.features(x, domain)))

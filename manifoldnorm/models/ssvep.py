@@ -143,7 +143,9 @@ class SSVEPNet(nn.Module):
         self.vectorize = mnn.SPDVectorize(features)
         self.classifier = nn.Linear(self.vectorize.out_features, n_outputs, dtype=double)
 
-    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+    takes_domain = True
+
+    def forward(self, x: Tensor, domain: Any = None) -> Tensor:
         """Map signals (N, channels, time) to scores (N, n_outputs)."""
         single = next(self.front.parameters()).dtype
         signal = self.front(x.to(single)).to(torch.float64, memory_format=torch.contiguous_format)

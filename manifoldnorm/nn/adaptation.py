@@ -12,7 +12,7 @@ from manifoldnorm.nn.norm import ManifoldNorm
 
 
 @torch.no_grad()
-def refit(model: nn.Module, x: Tensor, domain: Tensor | None = None) -> Tensor:
+def refit(model: nn.Module, x: Any, domain: Any = None) -> Tensor:
     """Refit the running statistics of every norm in a model, one after the other, and return the model's output.
 
     Each norm sees what the refitted layers before it make of the data. Parameters, and the statistics of domains that
@@ -21,11 +21,11 @@ def refit(model: nn.Module, x: Tensor, domain: Tensor | None = None) -> Tensor:
     Parameters
     ----------
     model : Module
-        Called as ``model(x)``, or ``model(x, domain)`` where a domain is given.
-    x : Tensor
-        Its input, all data at once.
-    domain : Tensor, optional
-        Domain (N,) of each sample.
+        Called as ``model(x)``, or ``model(x, domain=domain)`` where a domain is given.
+    x : Tensor or tuple
+        Its input, all data at once; a tuple for a model of several, such as ``(x, edge_index)``.
+    domain : Tensor, array, sequence or int, optional
+        Domain (N,) of each sample, or the one of all.
 
     Examples
     --------
@@ -39,7 +39,8 @@ def refit(model: nn.Module, x: Tensor, domain: Tensor | None = None) -> Tensor:
     hooks = [norm.register_forward_pre_hook(_before, with_kwargs=True) for norm in norms]
     try:
         model.eval()
-        return model(x) if domain is None else model(x, domain)
+        inputs = x if isinstance(x, tuple) else (x,)
+        return model(*inputs) if domain is None else model(*inputs, domain=domain)
     finally:
         for hook in hooks:
             hook.remove()

@@ -238,7 +238,7 @@ class DomainFactory:
     Parameters
     ----------
     norm : callable
-        Factory of the norm, such as ``LieBatchNorm.of(LogEuclidean)``.
+        Factory of the norm, such as ``LieBatchNorm.of(LogEuclidean)``, or a layer's class.
     num_domains : int
         Number of domains.
     options : dict
@@ -249,7 +249,12 @@ class DomainFactory:
     num_domains: int
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    def __call__(self, *sizes: int, **more: Any) -> DomainBatchNorm:
+    @property
+    def of_sizes(self) -> bool:
+        """Whether it is called with sizes, as ``Norm.of``; a layer's class is called with a geometry."""
+        return bool(getattr(self.norm, "of_sizes", False))
+
+    def __call__(self, *sizes: Any, **more: Any) -> DomainBatchNorm:
         """Return the layer for a manifold of these sizes."""
         return DomainBatchNorm(self.norm(*sizes, **more), self.num_domains, **self.options)
 

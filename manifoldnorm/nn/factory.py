@@ -5,6 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from torch import nn
+
+from manifoldnorm.manifolds import Manifold
+from manifoldnorm.nn.learnable import LearnableManifold
+
 
 def _options_of(manifold: Any) -> set[str]:
     own = isinstance(manifold, type) and manifold is not int  # int: the layer itself takes the size
@@ -29,6 +34,8 @@ class NormFactory:
     >>> mn.nn.GyroBatchNorm.of(mn.AffineInvariant, eps=1e-4)
     GyroBatchNorm.of(AffineInvariant, eps=0.0001)
     """
+
+    of_sizes = True
 
     def __init__(self, norm: type, manifold: Any, options: dict[str, Any]) -> None:
         self.norm, self.manifold, self.options = norm, manifold, dict(options)
@@ -57,3 +64,48 @@ class NormFactory:
     def __repr__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())
         return f"{self.norm.__name__}.of({getattr(self.manifold, '__name__', repr(self.manifold))}{options})"
+
+
+def build_norm(norm: Any, geometry: Any, name: str, *, exact: bool = True, **options: Any) -> nn.Module | None:
+    """Return a norm on a geometry: from a layer, a factory of sizes (``Norm.of``), or a callable of the geometry.
+
+    ``DomainBatchNorm.of`` is called with what it wraps is called with.
+
+    Parameters
+    ----------
+    norm : layer, factory, callable or None
+        As a network takes it.
+    geometry : Manifold or LearnableManifold
+        Of the points that the norm gets.
+    name : str
+        Of the network.
+    exact : bool
+        Whether the norm's geometry must equal this one, or only be of its kind, as those of published norms.
+    **options
+        Of the norm.
+
+    Raises
+    ------
+    ValueError
+        If the norm is on another geometry.
+    """
+    if norm is None or isinstance(norm, nn.Module):
+        built = norm
+    elif getattr(norm, "of_sizes", False):
+        template = geometry.template if isinstance(geometry, LearnableManifold) else geometry
+        sizes = [getattr(template, size) for size in ("d", "n", "p") if hasattr(template, size)]
+        built = norm(*(sizes or template.point_shape[:1]), **options)
+    else:
+        built = norm(geometry, **options)
+    theirs = getattr(built, "manifold", None)
+    ours = geometry() if isinstance(geometry, LearnableManifold) else geometry
+    if not isinstance(theirs, Manifold):
+        return built
+    if not isinstance(theirs, type(ours)) or theirs.point_shape != ours.point_shape:
+        raise ValueError(f"{name}: the points are on {ours}, the norm on {theirs}.")
+    if exact and isinstance(geometry, Manifold) and theirs != ours:
+        raise ValueError(
+            f"{name}: the points are on {ours}, the norm on {theirs}. Pass the norm's class, which is called with the "
+            f"geometry, or a factory with the same options."
+        )
+    return built

@@ -11,38 +11,11 @@ from torch.nn import functional
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.manifolds import Manifold
 from manifoldnorm.nn import _inputs
+from manifoldnorm.nn._domains import apply, index_of
 from manifoldnorm.nn._points import HoldsPoints
-from manifoldnorm.nn.factory import NormFactory
+from manifoldnorm.nn.factory import build_norm
 from manifoldnorm.nn.learnable import LearnableManifold
 from manifoldnorm.nn.norm import ManifoldNorm
-
-
-def build_norm(norm: Any, geometry: Any, name: str, **options: Any) -> nn.Module | None:
-    """Return a norm on a geometry: from a layer, a factory of sizes (``Norm.of``), or a callable of the geometry.
-
-    Raises
-    ------
-    ValueError
-        If the norm is on another geometry.
-    """
-    if norm is None or isinstance(norm, nn.Module):
-        built = norm
-    elif isinstance(norm, NormFactory):
-        template = geometry.template if isinstance(geometry, LearnableManifold) else geometry
-        sizes = [getattr(template, size) for size in ("d", "n", "p") if hasattr(template, size)]
-        built = norm(*(sizes or template.point_shape[:1]), **options)
-    else:
-        built = norm(geometry, **options)
-    theirs = getattr(built, "manifold", None)
-    ours = geometry() if isinstance(geometry, LearnableManifold) else geometry
-    if isinstance(theirs, Manifold) and isinstance(geometry, Manifold) and theirs != ours:
-        raise ValueError(
-            f"{name}: the points are on {ours}, the norm on {theirs}. Pass the norm's class, which is called with the "
-            f"geometry, or a factory with the same options."
-        )
-    if isinstance(theirs, Manifold) and (type(theirs), theirs.point_shape) != (type(ours), ours.point_shape):
-        raise ValueError(f"{name}: the points are on {ours}, the norm on {theirs}.")
-    return built
 
 
 class HyperbolicEmbedding(HoldsPoints):
@@ -78,6 +51,10 @@ class HyperbolicEmbedding(HoldsPoints):
     -----
     Evaluation uses the running statistics, so a point's value does not depend on what it is looked up with. Centring
     and bias are isometries: only the scale of a norm changes distances.
+
+    With statistics per domain (``normalize=DomainBatchNorm.of(GyroBatchNorm, 3)``) ``domain`` holds that of each item
+    (num_embeddings,) for statistics of the table, and that of each row of the index (``len(index)``,) for those of the
+    batch.
 
     Examples
     --------
@@ -129,28 +106,37 @@ class HyperbolicEmbedding(HoldsPoints):
     def reset_parameters(self) -> None:
         """Draw new points about the origin, and reset the norm."""
         self.weight.copy_(self._start(self.manifold, self.weight.device, self.weight.dtype))
-        if isinstance(self.norm, ManifoldNorm):
-            self.norm.reset_parameters()
+        for norm in self.modules():
+            if isinstance(norm, ManifoldNorm):
+                norm.reset_parameters()
 
     @property
     def manifold(self) -> Manifold:
         """The geometry in use (of a `LearnableManifold`, at its current options)."""
         return self._geometry() if isinstance(self._geometry, LearnableManifold) else self._geometry
 
+    takes_domain = True
+
     @without_autocast
-    def forward(self, index: Tensor) -> Tensor:
+    def forward(self, index: Tensor, domain: Any = None) -> Tensor:
         """Return the points ``(*index.shape, *point_shape)`` of items, normalised."""
         if index.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"HyperbolicEmbedding: the index must hold integers, got {index.dtype}.")
         if self.norm is not None and self.statistics == "table" and self.training:
-            return self._rows(self.table(), index)
+            return self._rows(self.table(domain), index)
         x = self._kept(self._rows(self._plain(), index))
-        return x if self.norm is None else self.norm(x)
+        if self.norm is None or domain is None or self.statistics == "batch":
+            return self._normalized(x, domain)
+        # the norm takes one domain for each point of its first axis: here for each item that is looked up
+        own = index_of(domain, self.weight, "HyperbolicEmbedding").index_select(0, index.flatten())
+        return self._normalized(x.flatten(0, index.ndim - 1), own).reshape(x.shape)
 
-    def table(self) -> Tensor:
+    def table(self, domain: Any = None) -> Tensor:
         """Return all points (num_embeddings, *point_shape), normalised."""
-        x = self._kept(self._plain())
-        return x if self.norm is None else self.norm(x)
+        return self._normalized(self._kept(self._plain()), domain)
+
+    def _normalized(self, x: Tensor, domain: Any) -> Tensor:
+        return x if self.norm is None else apply(self.norm, x, domain)
 
     def _plain(self) -> Tensor:
         """Return the points as a plain tensor; a compiler, which cannot trace that, sees them as one anyway."""

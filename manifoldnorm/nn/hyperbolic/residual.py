@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
+from manifoldnorm.nn._domains import apply
 from manifoldnorm.nn.hyperbolic._layer import Hyperbolic
 
 
@@ -90,13 +91,15 @@ class HyperbolicResidual(Hyperbolic):
         self.branch, self.shortcut = branch, nn.Identity() if shortcut is None else shortcut
         self.gain = None if gain is None else nn.Parameter(torch.tensor(float(gain), device=device, dtype=dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map points to points."""
+    takes_domain = True
+
+    def forward(self, x: Tensor, domain: Any = None) -> Tensor:
+        """Map points to points; branch and shortcut are given the domain where they take it."""
         manifold = self.manifold
-        change = self.branch(x)
+        change = apply(self.branch, x, domain)
         if self.gain is not None:
             change = manifold.gyroscale(self.gain, change)
-        return manifold.gyroadd(self.shortcut(x), change)
+        return manifold.gyroadd(apply(self.shortcut, x, domain), change)
 
     def extra_repr(self) -> str:
         """Return the geometry."""
