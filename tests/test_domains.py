@@ -260,6 +260,85 @@ def test_what_can_be_wrapped() -> None:
         DomainBatchNorm(mn.nn.LieBatchNorm(mn.LogEuclidean(3)), 0)
 
 
+FORMS: dict[str, Callable[[], Any]] = {
+    "int32": lambda: DOMAINS.int(),
+    "uint8": lambda: DOMAINS.to(torch.uint8),
+    "int16, strided": lambda: DOMAINS.repeat_interleave(2).short()[::2],
+    "list": lambda: DOMAINS.tolist(),
+    "tuple": lambda: tuple(DOMAINS.tolist()),
+    "numpy": lambda: DOMAINS.numpy(),
+    "numpy uint8": lambda: DOMAINS.numpy().astype("uint8"),
+    "list of numbers of numpy": lambda: list(DOMAINS.numpy()),
+}
+PATHS = {"program": "LEM", "program, affine-invariant": "AIM", "template": "CRIM"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", PATHS)
+def test_domains_in_any_form(path: str, form: str) -> None:
+    make = lambda: DomainBatchNorm(mn.nn.LieBatchNorm(GEOMETRIES[PATHS[path]], **F64), 5)  # noqa: E731
+    layer, twin = make(), make()
+    x = batch(PATHS[path])
+    first, second = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out, expected = layer(first, FORMS[form]()), twin(second, DOMAINS)
+    assert torch.equal(out, expected)
+    out.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(first.grad, second.grad)
+    enough = (DOMAINS != 4).numpy().nonzero()[0].tolist()
+    layer.adapt(x[enough], [FORMS[form]()[i] for i in enough])
+    twin.adapt(x[enough], DOMAINS[enough])
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in layer.state_dict().items())
+    assert torch.equal(layer.eval()(x, FORMS[form]()), twin.eval()(x, DOMAINS))
+
+
+@pytest.mark.parametrize(
+    "domain", [2, torch.tensor(2), DOMAINS.numpy()[1], torch.tensor(2, dtype=torch.uint8)], ids=repr
+)
+@pytest.mark.parametrize("path", PATHS)
+def test_one_domain_for_the_whole_batch(path: str, domain: Any) -> None:
+    make = lambda: DomainBatchNorm(mn.nn.LieBatchNorm(GEOMETRIES[PATHS[path]], **F64), 5)  # noqa: E731
+    layer, twin = make(), make()
+    x = batch(PATHS[path])
+    assert torch.equal(layer(x, domain), twin(x, torch.full((len(x),), 2)))
+    assert torch.equal(layer(x[:0], domain), x[:0])
+    layer.adapt(x, domain)
+    twin.adapt(x, 2)
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        True,
+        1.0,
+        [True] * 13,
+        [0.0] * 13,
+        torch.zeros(13),
+        torch.ones(13, dtype=torch.bool),
+        ["a"] * 13,
+        "a",
+        [None] * 13,
+    ],
+    ids=str,
+)
+def test_domains_that_are_no_integers(domain: Any) -> None:
+    layer, x = DomainBatchNorm(mn.nn.LieBatchNorm(GEOMETRIES["LEM"], **F64), 5), batch("LEM")
+    for call in (layer, layer.adapt, layer.refit, layer.forward_in_chart):
+        with pytest.raises(TypeError, match=r"domain must hold integers, got .*Map labels to 0, 1"):
+            call(x, domain)
+
+
+def test_a_tensor_of_domains_is_used_as_it_is() -> None:
+    from manifoldnorm.nn._domains import index_of
+
+    x = batch("LEM")
+    for domain in (DOMAINS, DOMAINS.int(), DOMAINS[None].expand(2, 13)[1]):
+        assert index_of(domain, x, "") is domain
+    meta = torch.empty(13, dtype=torch.long, device="meta")
+    assert index_of(meta, x, "") is meta  # neither moved nor looked at
+
+
 # ---- new domains
 
 
@@ -268,12 +347,12 @@ def test_what_can_be_wrapped() -> None:
 def test_adapting_is_refitting_one_norm_per_domain(geometry: str, policy: str) -> None:
     make = lambda: mn.nn.RiemannianBatchNorm(GEOMETRIES[geometry], statistics=POLICIES[policy], **F64)  # noqa: E731
     layer, singles = layers_of(make)
-    x = batch(geometry)
-    layer.adapt(x, DOMAINS)
+    x, enough = batch(geometry), DOMAINS != 4
+    layer.adapt(x[enough], DOMAINS[enough])
     for d in (0, 2, 3):
         singles[d].refit(x[d == DOMAINS])
     for name in layer.norm.statistics_names():
-        for d in range(4):
+        for d in range(5):
             actual, expected = getattr(layer.norm, name)[d], getattr(singles[d], name)
             torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-9)
 
@@ -293,6 +372,47 @@ def test_add_domain_and_adapt_to_it() -> None:
     assert m.dist(m.frechet_mean(y), m.origin(**F64)) < 1e-6
     assert torch.equal(layer.norm.running_mean[:5], before["norm.running_mean"])
     torch.testing.assert_close(m.squared_dist(m.origin(**F64), y).mean(), torch.ones((), **F64), rtol=1e-4, atol=0.0)
+
+
+def test_adapting_to_too_few_samples_is_an_error_that_changes_nothing() -> None:
+    layer = DomainBatchNorm(mn.nn.LieBatchNorm(GEOMETRIES["LEM"], **F64), 5, min_samples=3)
+    x = batch("LEM")
+    bad = x.clone()
+    bad[DOMAINS == 3] = torch.nan
+    light = (DOMAINS != 0).double()
+    before = copy.deepcopy(layer.state_dict())
+    for values, domain, weights, message in (
+        (x, DOMAINS, None, "domain 4 has 1 samples that count, fewer than min_samples=3"),
+        (x[:2], 1, None, "domain 1 has 2 samples"),
+        (bad, DOMAINS, None, "domain 3 has 0 samples"),
+        (x, DOMAINS, light, "domain 0 has 0 samples"),
+    ):
+        for call in (layer.adapt, layer.refit):
+            with pytest.raises(ValueError, match=message):
+                call(values, domain, weights)
+        assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("groups", [(), (2,)], ids=["one", "channels"])
+def test_one_sample_sets_the_mean_and_leaves_the_variance(policy: str, groups: tuple[int, ...]) -> None:
+    m = GEOMETRIES["AIM"]
+    make = lambda: mn.nn.GyroBatchNorm(  # noqa: E731
+        m, statistics=POLICIES[policy], channels=groups[0] if groups else None, **F64
+    )
+    layer, plain = DomainBatchNorm(make(), 3, min_samples=1), make()
+    x = m.random_point(6, *groups, **F64)
+    layer(x, torch.tensor([0, 0, 0, 1, 1, 1]))
+    plain(x)
+    for norm, own, call in (
+        (layer.norm, 1, lambda: layer.adapt(x[:1], 1)),
+        (plain, (), lambda: plain.refit(x[:1])),
+    ):
+        variances = {k: getattr(norm, f"{k}_var").clone() for k in norm.statistics.kinds}
+        call()
+        for kind, variance in variances.items():
+            torch.testing.assert_close(getattr(norm, f"{kind}_mean")[own], x[0], rtol=1e-9, atol=1e-11)
+            assert torch.equal(getattr(norm, f"{kind}_var"), variance) and bool((variance > 0).all())
 
 
 def test_frozen_domains_stay() -> None:
@@ -384,6 +504,17 @@ def test_compiled(geometry: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-8, atol=1e-9)
     for name, value in layer.state_dict().items():
         torch.testing.assert_close(twin.state_dict()[name], value, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_with_domains_in_any_form() -> None:
+    layer = DomainBatchNorm(mn.nn.LieBatchNorm(GEOMETRIES["LEM"], **F64), 5)
+    torch._dynamo.reset()
+    fast = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    x = batch("LEM")
+    for domain in (DOMAINS.to(torch.uint8), DOMAINS.tolist(), 2, torch.tensor(2)):
+        torch.testing.assert_close(fast(x, domain), layer(x, domain), rtol=1e-9, atol=1e-10)
 
 
 # ---- no loop
@@ -511,6 +642,47 @@ def test_sampler_keeps_the_rest_on_demand() -> None:
         DomainBatchSampler(domains, 6)
     with pytest.raises(ValueError, match="must be at least 1"):
         DomainBatchSampler(domains, 0)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["a", "b", "c"], [("a", 1), ("a", 2), ("b", 1)], [30, -1, 7], ["x", 3, ("b", 1)], [None, 1.5, frozenset({1})]],
+    ids=str,
+)
+def test_sampler_takes_labels_of_any_kind(labels: list[Any]) -> None:
+    numbers = [0] * 5 + [1] * 7 + [2] * 4
+    domains = [labels[i] for i in numbers]
+    batches = list(DomainBatchSampler(domains, 2, seed=3))
+    for chosen in batches:
+        counts = [sum(domains[i] == label for i in chosen) for label in labels]
+        assert set(counts) <= {0, 2}
+    assert batches == list(DomainBatchSampler(domains, 2, seed=3))
+    if labels in (["a", "b", "c"], ["x", 3, ("b", 1)]):  # their order is that of the numbers
+        assert batches == list(DomainBatchSampler(numbers, 2, seed=3))
+
+
+def test_sampler_takes_arrays_and_tensors() -> None:
+    numbers = [0] * 5 + [1] * 7 + [2] * 4
+    reference = list(DomainBatchSampler(numbers, 2))
+    tensor = torch.tensor(numbers)
+    for form in (
+        tensor,
+        tensor.numpy(),
+        tensor[:, None],
+        list(tensor),
+        list(tensor.numpy()),
+        tensor.byte(),
+        iter(numbers),
+    ):
+        assert list(DomainBatchSampler(form, 2)) == reference
+    names = torch.tensor(numbers).numpy().astype(str)
+    assert list(DomainBatchSampler(names, 2)) == reference
+    with pytest.raises(ValueError, match="label 1 is NaN"):
+        DomainBatchSampler([1.0, float("nan")], 1)
+    with pytest.raises(TypeError, match="label 0 is not hashable"):
+        DomainBatchSampler([[1], [2]], 1)
+    with pytest.raises(TypeError, match="one label for each sample"):
+        DomainBatchSampler("aab", 1)
 
 
 def test_sampler_feeds_a_loader() -> None:

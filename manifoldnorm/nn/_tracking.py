@@ -72,6 +72,8 @@ class Tracking(nn.Module):
     def refit(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Set the running statistics to the converged mean and the variance of (unlabelled) data.
 
+        A single sample sets the mean and leaves the variance, of which it says nothing.
+
         Parameters
         ----------
         x : Tensor

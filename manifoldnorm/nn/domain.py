@@ -146,11 +146,14 @@ class DomainBatchNorm(nn.Module):
     def adapt(self, x: Tensor, domain: Any, weights: Tensor | None = None) -> None:
         """Set the running statistics of domains from (unlabelled) data: converged means and the variances about them.
 
+        A domain of fewer than ``min_samples`` samples is an error, which changes nothing. Where ``min_samples`` is 1,
+        one sample sets the mean and leaves the variance, of which it says nothing.
+
         Parameters
         ----------
         x : Tensor
             Points (N, ..., C?, *point_shape), all data of these domains at once.
-        domain : Tensor or int
+        domain : Tensor, array, sequence or int
             Domain (N,) of each sample, or the one domain of all; the statistics of other domains stay.
         weights : Tensor, optional
             As in `forward`.
