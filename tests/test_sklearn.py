@@ -268,8 +268,10 @@ def test_any_domain_labels(kind: str) -> None:
     assert set(model.domains_) == set(names)
     assert model.score(X, y, domain=labels) == pytest.approx(reference.score(X, y, domain=session), abs=0.1)
     if kind == "gaps":
-        tensor = torch.tensor(labels)
-        assert (model.predict_proba(X, tensor) == model.predict_proba(X, labels)).all()
+        for form in (torch.tensor(labels), np.array(labels), np.array(labels)[:, None]):
+            assert (model.predict_proba(X, form) == model.predict_proba(X, labels)).all()
+        for one in (400, np.int64(400), np.array(400), torch.tensor(400)):
+            assert (model.predict_proba(X, one) == model.predict_proba(X, [400] * 60)).all()
 
 
 def test_adapting_to_an_unseen_domain() -> None:
@@ -316,11 +318,15 @@ def test_no_norm_ignores_domains() -> None:
 
 def test_small_domains_take_part() -> None:
     X, y, _ = shifted()
-    domain = ["big"] * 54 + ["small"] * 5 + ["single"]
-    model = SPDNetClassifier("logeuclid", epochs=2, batch_size=12, random_state=0).fit(X, y, domain)
-    assert model.predict(X, domain).shape == (60,)
-    tracked = model.net_.module_.features[1].norm.num_batches_tracked
-    assert tracked[0] > tracked[2] > 0 == tracked[1]  # big, single, small in order of their labels
+    domain = ["big"] * 54 + ["small"] * 6
+    for norm, per_batch in (("logeuclid", 4), (mn.nn.DomainBatchNorm.of(LEM, min_samples=6), 6)):
+        model = SPDNetClassifier(norm, epochs=2, batch_size=8, random_state=0).fit(X, y, domain)
+        assert model.predict(X, domain).shape == (60,)
+        tracked = model.net_.module_.features[1].norm.num_batches_tracked
+        full, rest = divmod(54, per_batch)
+        assert tracked.tolist() == [2 * (full + (rest >= 2)), 2 * (6 // per_batch + (6 % per_batch >= 2))]
+    with pytest.raises(ValueError, match=r"domain 'small' has 6 samples, too few .*min_samples=7"):
+        SPDNetClassifier(mn.nn.DomainBatchNorm.of(LEM, min_samples=7)).fit(X, y, domain)
 
 
 def test_cross_validation_with_groups(routing: None) -> None:

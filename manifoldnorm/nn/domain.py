@@ -253,6 +253,11 @@ class DomainFactory:
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
+    def min_samples(self) -> int:
+        """Samples that a domain needs for statistics of its own."""
+        return int(self.options.get("min_samples", 2))
+
+    @property
     def of_sizes(self) -> bool:
         """Whether it is called with sizes, as ``Norm.of``; a layer's class is called with a geometry."""
         return bool(getattr(self.norm, "of_sizes", False))

@@ -139,7 +139,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         x = _inputs.narrowed(x / unit, self._dtype, name)
         classes, answers = np.unique(labels, return_inverse=True)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        sampler = _training.batches(len(x), None if domains is None else where, self.batch_size, seed)
+        needed = 2 if domains is None else self._check_enough(where or [], norm.min_samples)
+        sampler = _training.batches(len(x), None if domains is None else where, self.batch_size, needed, seed)
         net = _training.new_net(
             self,
             sampler,
@@ -269,13 +270,14 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         refit(net.module_, **{key: value.to(self.device) for key, value in _samples(x, domains, where).items()})
         return net, domains
 
-    def _check_enough(self, where: Sequence[Hashable], needed: int) -> None:
+    def _check_enough(self, where: Sequence[Hashable], needed: int) -> int:
         for label in distinct(where):
             if (count := where.count(label)) < needed:
                 raise ValueError(
                     f"{type(self).__name__}: domain {label!r} has {count} samples, too few for statistics of its own "
                     f"(min_samples={needed}). Pass more samples of it, or leave it out."
                 )
+        return needed
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +114,8 @@ def targets(y: Any, samples: int, name: str) -> np.ndarray[Any, Any]:
 
 def domains(domain: Any, samples: int, name: str) -> Sequence[Hashable]:
     """Return one domain label per sample, from those or from the one label of all."""
-    if isinstance(domain, (str, bytes, int)):
-        return [domain] * samples
+    if isinstance(domain, (str, bytes)) or not isinstance(domain, Iterable) or getattr(domain, "ndim", 1) == 0:
+        return labels_of([domain], f"{name}: domain") * samples
     labels = labels_of(domain, f"{name}: domain")
     if len(labels) != samples:
         raise ValueError(

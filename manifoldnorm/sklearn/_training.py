@@ -59,10 +59,12 @@ class Loader:
         return (self.dataset[chosen] for chosen in self.batches)
 
 
-def batches(samples: int, domain: Sequence[Hashable] | None, batch_size: int, seed: int) -> Sampler[list[int]]:
-    """Return the batches of an epoch: of nearly equal size, with as many samples of each domain."""
+def batches(
+    samples: int, domain: Sequence[Hashable] | None, batch_size: int, least: int, seed: int
+) -> Sampler[list[int]]:
+    """Return the batches of an epoch: of nearly equal size, or with as many samples of each domain, at least some."""
     if domain is not None:
-        per_batch = max(2, batch_size // len(set(domain)))
+        per_batch = max(least, batch_size // len(set(domain)))
         return DomainBatchSampler(domain, per_batch, seed=seed, drop_last=False)
     size = math.ceil(samples / max(1, samples // batch_size))
     alone = samples > 1 and samples % size == 1  # one sample has no statistics
