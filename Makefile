@@ -1,5 +1,6 @@
 # Everything a fresh clone needs: Python >= 3.10 and make. Every target makes its own set-up in $(VENV).
 #   make demo    every norm on the EMG recording; table and picture in results/demo
+#                again: shows them; make demo ARGS=--overwrite trains anew
 #   make test    all checks: lint, types, tests, doctests, quick example, docs, package
 # A virtual environment of your own:  make test VENV=path/to/venv
 
@@ -20,7 +21,7 @@ help:
 	@echo "pieces of make test: lint types unit doctest quick docs build; also: bench format clean distclean"
 
 demo: $(DEMO_READY)
-	$(PY) examples/spd_networks.py --dataset emg --norm all --out results/demo
+	$(PY) examples/spd_networks.py --dataset emg --norm all --out results/demo $(ARGS)
 
 test: lint types unit doctest quick docs build
 	@echo "make test: all checks passed"

@@ -16,7 +16,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f"domain_norms.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
 from _common import compare
-from _common.cli import Parser, add_output, positive, prepare, run
+from _common.cli import Parser, add_output, begin, positive, prepare, run
 from _common.files import State
 from _common.runs import Run, execute
 from _domains import report
@@ -59,7 +59,7 @@ def trained(
     runs = [
         Run(name, seed, args.out / "checkpoints", part) for part in by_part for name in names for seed in range(seeds)
     ]
-    print(f"{folds[0].task}: {len(runs)} runs of {epochs} epochs")
+    begin(folds[0].task, f"{epochs} epochs", [run.file for run in runs])
     make = lambda each: DomainClassifier(each, by_part[each.part], recipe, epochs)  # noqa: E731
     return execute(runs, epochs, make, "training loss", resume=args.resume)
 

@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"spd_networks.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
-from _common.cli import Parser, add_output, integers, positive, prepare, run
+from _common.cli import Parser, add_output, begin, integers, positive, prepare, run
 from _spd import norms, report, training
 from _spd.tasks import QUICK, TASKS, Case, Recipe
 
@@ -24,16 +24,16 @@ norms (--norm takes all, or several with commas):
 {norms}
 {same}
 
-what it writes to --out:
+what it writes to --out (the same command again continues there, and trains nothing that is finished):
   table.md, table.csv   accuracy and its spread over seeds, seconds per epoch, one row per norm
   runs.csv              the same for every single run
   learning_curves.png   validation accuracy per epoch
   accuracy.png          test accuracy of every seed, mean and standard deviation
   best.pt               weights of the run with the best validation accuracy, and how to build its network
-  checkpoints/          state of every run; what --resume continues from
+  checkpoints/          state of every run; what the next command continues from
 
 examples:
-  python examples/spd_networks.py --norm all --out results/emg
+  python examples/spd_networks.py --norm all
   python examples/spd_networks.py --dataset mamem --data mamem_ssvep.npz --norm none,bw --subjects 1,6,11 --seeds 3
   python examples/spd_networks.py --dataset radar --compare-real
   python examples/spd_networks.py --data my_covariances.npz --norm all
@@ -88,8 +88,14 @@ def parser() -> Parser:
     train.add_argument("--optimizer", choices=list(training.OPTIMIZERS), help="radam is Riemannian, by geoopt")
     train.add_argument("--sizes", type=integers, help="matrix sizes of the SPDNet, input first, e.g. 20,16,12")
     train.add_argument("--quick", action="store_true", help="few epochs, one seed, less data: a smoke test")
-    add_output(p, "results/spd")
+    add_output(p, None, "results/ and the data set's name, or that of the file, with --quick and -quick after it")
     return p
+
+
+def default_folder(args: argparse.Namespace) -> Path:
+    """Return a folder of its own for every data set, so that no command finds the results of another."""
+    name = args.data.resolve().stem if args.dataset == "own" and args.data else args.dataset
+    return Path("results") / f"{name}{'-quick' * args.quick}"
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -145,14 +151,16 @@ def train(args: argparse.Namespace) -> str:
     """Train what the command line asks for and return what to print."""
     args.dataset = args.dataset or ("own" if args.data else "emg")
     args.recipe = recipe_of(args)
+    args.out = args.out or default_folder(args)
     runs, settings = plan(args)
     settings = prepare(args, settings)
-    print(f"{runs[0].case.data.name}: {len(runs)} runs of at most {args.recipe.epochs} epochs")
+    epochs = f"{'at most ' * (args.recipe.patience > 0)}{args.recipe.epochs} epochs"
+    again = begin(runs[0].case.data.name, epochs, [each.file for each in runs])
     done = execute(runs, args.recipe, resume=args.resume)
     title = f"{runs[0].case.data.name}, {args.recipe.seeds} seed{'s' * (args.recipe.seeds > 1)}" + (
         ", --quick" if args.quick else ""
     )
-    return "\n".join(
+    return again + "\n".join(
         [
             report.write(done, title, settings, args.out),
             f"table    {args.out / 'table.md'} and table.csv",

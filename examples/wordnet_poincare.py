@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"wordnet_poincare.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
-from _common.cli import Parser, add_output, positive, prepare, run
+from _common.cli import Parser, add_output, begin, positive, prepare, run
 from _common.compare import chosen
 from _common.files import State
 from _common.runs import Run, execute, values
@@ -106,7 +106,8 @@ def train(args: Namespace) -> str:
     runs = [Run(name, seed, folder) for name in names for seed in range(args.seeds)]
     disc = Run("none", 0, folder / "disc")
     flat = dataclasses.replace(recipe, dim=2, geometry="ball")
-    print(f"{hierarchy.name}: {len(hierarchy)} items, {len(hierarchy.pairs)} pairs, {len(runs)} runs and the picture's")
+    title = f"{hierarchy.name}: {len(hierarchy)} items, {len(hierarchy.pairs)} pairs"
+    again = begin(title, f"{recipe.epochs} epochs, the last for the picture", [run.file for run in [*runs, disc]])
 
     def make(each: Run) -> Training:
         return Training(each, flat if each is disc else recipe, hierarchy, keys)
@@ -114,7 +115,7 @@ def train(args: Namespace) -> str:
     *done, (_, drawn) = execute([*runs, disc], recipe.epochs, make, "loss", resume=args.resume)
     picture.draw(drawn["result"]["points"], hierarchy, f"{hierarchy.name}, two dimensions", args.out / "disc.png")
     speed = speeds(names, recipe, hierarchy, keys)
-    return write(done, speed, recipe, hierarchy, args)
+    return again + write(done, speed, recipe, hierarchy, args)
 
 
 def write(

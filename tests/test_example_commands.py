@@ -93,10 +93,11 @@ def test_command_writes_its_table_and_pictures_and_continues_bit_for_bit(
         assert example.main(cut) == 130
     assert "--resume" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        example.main(cut)  # unfinished runs are not overwritten
-    with pytest.raises(SystemExit):
-        example.main([*cut, "--resume", "--lr", "0.5"])
+        example.main([*cut, "--lr", "0.5"])  # unfinished runs are not overwritten
+    assert example.main(cut) == 0
+    assert "already finished" not in capsys.readouterr().out
     assert example.main([*cut, "--resume"]) == 0
+    assert "already finished, nothing was trained" in capsys.readouterr().out
     for file in (whole / "checkpoints").rglob("*.pt"):
         first, again = torch.load(file), torch.load(tmp_path / "cut" / file.relative_to(whole))
         for row, other in zip(first["history"], again["history"], strict=True):
@@ -129,17 +130,21 @@ def test_errors_are_one_line(
     assert stop.value.code == 2 and message in error and "Traceback" not in error
 
 
-def test_only_checkpoints_are_unfinished_runs_and_all_of_them_go(load: Any, tmp_path: Path) -> None:
+def test_only_checkpoints_and_tables_are_results_and_all_of_them_go(load: Any, tmp_path: Path) -> None:
     prepare, state = load("_common.cli").prepare, tmp_path / "checkpoints" / "disc" / "none_seed_0.pt"
     args = argparse.Namespace(out=tmp_path, resume=False, overwrite=False)
-    prepare(args, {"data": {}})
-    prepare(args, {"data": {}})  # what fails before its first epoch leaves nothing to lose
+    prepare(args, {"lr": 1.0, "data": {}})
+    prepare(args, {"lr": 2.0, "data": {}})  # what fails before its first epoch leaves nothing to lose
+    assert not args.resume
     state.parent.mkdir()
     state.touch()
-    with pytest.raises(ValueError, match="unfinished runs"):
-        prepare(args, {"data": {}})
+    with pytest.raises(ValueError, match=r"other settings \(lr\)"):
+        prepare(args, {"lr": 1.0, "data": {}})
+    assert prepare(args, {"lr": 2.0, "data": {"more": "1"}})["data"] == {"more": "1"} and args.resume
+    with pytest.raises(ValueError, match=r"other settings \(data\)"):
+        prepare(args, {"lr": 2.0, "data": {"more": "2"}})
     args.overwrite = True
-    prepare(args, {"data": {}})
+    prepare(args, {"lr": 1.0, "data": {}})
     assert not state.exists()
 
 

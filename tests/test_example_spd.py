@@ -160,30 +160,61 @@ def _timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in history]
 
 
-def test_resuming_a_finished_command_trains_nothing(
-    example: ModuleType, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("word", [[], ["--resume"]])
+def test_a_finished_command_shows_its_results_and_trains_nothing(
+    example: ModuleType,
+    own: Path,
+    tmp_path: Path,
+    word: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = ["--data", str(own), "--norm", "none", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
     assert example.main(command) == 0
+    assert "already finished" not in capsys.readouterr().out
     table = (tmp_path / "table.csv").read_text()
+    original, trained = example.training.Training.epoch, []
 
-    def fail(*_: object) -> None:
-        raise AssertionError("a finished run was trained again")
+    def counted(training: Any) -> None:
+        trained.append(training.run.seed)
+        original(training)
 
-    monkeypatch.setattr(example.training.Training, "epoch", fail)
-    assert example.main([*command, "--resume"]) == 0
-    assert (tmp_path / "table.csv").read_text() == table
+    monkeypatch.setattr(example.training.Training, "epoch", counted)
+    assert example.main([*command, *word]) == 0
+    printed = capsys.readouterr().out
+    assert "already finished, nothing was trained; --overwrite trains anew" in printed
+    assert (tmp_path / "table.md").read_text() in printed
+    assert (tmp_path / "table.csv").read_text() == table and not trained
+    assert example.main([*command, *word, "--seeds", "2"]) == 0  # what it lacks is added
+    assert trained == [1, 1]
+    assert "already finished" not in capsys.readouterr().out
+    assert example.main([*command, "--force"]) == 0
+    assert trained == [1, 1, 0, 0]
 
 
-def test_other_settings_are_refused_on_resume(
+@pytest.mark.parametrize("word", [[], ["--resume"]])
+def test_results_of_other_settings_are_not_replaced_unasked(
+    example: ModuleType, own: Path, tmp_path: Path, word: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(own), "--norm", "none", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
+    assert example.main(command) == 0
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    message = "was made with other settings (lr); choose another --out, or --overwrite to replace it"
+    _fails(example, [*command, "--lr", "0.5", *word], message, capsys)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before
+    assert example.main([*command, "--lr", "0.5", "--overwrite"]) == 0
+
+
+def test_a_table_of_somebody_else_is_not_replaced(
     example: ModuleType, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "table.md").write_text("mine")
     command = ["--data", str(own), "--norm", "none", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
-    assert example.main(command) == 0
-    _fails(example, [*command, "--lr", "0.5", "--resume"], "was made with other settings (lr)", capsys)
+    _fails(example, command, "holds results whose settings are unknown; choose another --out", capsys)
+    assert (tmp_path / "table.md").read_text() == "mine"
 
 
-def test_unfinished_runs_are_not_overwritten_unasked(
+def test_the_same_command_continues_after_an_interruption(
     example: ModuleType,
     own: Path,
     tmp_path: Path,
@@ -191,18 +222,36 @@ def test_unfinished_runs_are_not_overwritten_unasked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = ["--data", str(own), "--norm", "none", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
-    original = example.training.Training.epoch
+    original, trained = example.training.Training.epoch, []
 
     def interrupted(training: Any) -> None:
-        if training.history:
+        if len(trained) == 1:
+            trained.append(-1)
             raise KeyboardInterrupt
+        trained.append(len(training.history))
         original(training)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(example.training.Training, "epoch", interrupted)
-        assert example.main(command) == 130
-    _fails(example, command, "holds unfinished runs; add --resume", capsys)
-    assert example.main([*command, "--overwrite"]) == 0
+    monkeypatch.setattr(example.training.Training, "epoch", interrupted)
+    assert example.main(command) == 130
+    _fails(example, [*command, "--epochs", "3"], "was made with other settings (epochs)", capsys)
+    assert example.main(command) == 0
+    assert trained == [0, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "emg"),
+        (["--quick"], "emg-quick"),
+        (["--dataset", "radar"], "radar"),
+        (["--dataset", "mamem", "--data", "eeg.npz"], "mamem"),
+        (["--data", "somewhere/mine.npz"], "mine"),
+    ],
+)
+def test_every_data_set_has_a_folder_of_its_own(example: ModuleType, words: list[str], folder: str) -> None:
+    args = example.parser().parse_args(words)
+    args.dataset = args.dataset or ("own" if args.data else "emg")
+    assert example.default_folder(args) == Path("results") / folder
 
 
 def test_interrupt_of_the_process_exits_cleanly(own: Path, tmp_path: Path) -> None:

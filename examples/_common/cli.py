@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from .files import finished
+
 
 class Parser(argparse.ArgumentParser):
     """Errors in one line."""
@@ -32,40 +34,62 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_output(p: argparse.ArgumentParser, out: str) -> None:
-    """Add the options that every example has for what it writes."""
-    p.add_argument("--out", type=Path, default=Path(out), help="folder to write to, default %(default)s")
-    p.add_argument("--resume", action="store_true", help="continue an interrupted command; finished runs are kept")
-    p.add_argument("--overwrite", action="store_true", help="start anew although --out holds unfinished runs")
+def add_output(p: argparse.ArgumentParser, out: str | None, described: str = "") -> None:
+    """Add the options that every example has for what it writes; without a default folder say how it is chosen."""
+    default = Path(out) if out is not None else None
+    p.add_argument("--out", type=Path, default=default, help=f"folder to write to, default {described or out}")
+    again = p.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted command; also what the same command does: finished runs are kept",
+    )
+    again.add_argument("--overwrite", "--force", action="store_true", help="train anew what --out holds already")
 
 
 def prepare(args: Namespace, settings: dict[str, Any]) -> dict[str, Any]:
-    """Make the folder ready and return the settings: what is there is checked before anything is replaced.
+    """Make the folder ready and return the settings: what it holds is continued, and never replaced unasked.
 
-    ``settings["data"]`` maps the names of data sets to what tells them apart; a resumed command may add some.
+    ``settings["data"]`` maps the names of data sets to what tells them apart; a continued command may add some. Sets
+    ``args.resume`` where the folder holds runs of these settings.
     """
     settings = json.loads(json.dumps(settings))
     file = args.out / "settings.json"
     old = json.loads(file.read_text()) if file.is_file() else None
-    if args.resume and old is not None:
-        differ = [key for key in settings if key != "data" and old.get(key) != settings[key]]
-        differ += ["data"] if any(old["data"].get(k, v) != v for k, v in settings["data"].items()) else []
-        if differ:
-            raise ValueError(f"{args.out} was made with other settings ({', '.join(differ)}); choose another --out")
-        settings = {**settings, "data": {**old["data"], **settings["data"]}}
-    elif not args.overwrite and any((args.out / "checkpoints").rglob("*.pt")) and not (args.out / "table.md").is_file():
-        raise ValueError(
-            f"{args.out} holds unfinished runs; add --resume to continue them or --overwrite to start anew"
-        )
-    (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (args.out / "table.md").unlink(missing_ok=True)  # its presence says that every run is finished
-    if not args.resume:
+    runs = any((args.out / "checkpoints").rglob("*.pt"))
+    if args.overwrite:
         for checkpoint in (args.out / "checkpoints").rglob("*.pt"):
             checkpoint.unlink()
+    elif runs or (args.out / "table.md").is_file():
+        settings = {**settings, "data": _same(args.out, old, settings)}
+        args.resume = True
+    (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (args.out / "table.md").unlink(missing_ok=True)  # its presence says that every run is finished
     partial = file.with_suffix(".part")
     partial.write_text(json.dumps(settings, indent=1))
     os.replace(partial, file)
     return settings
+
+
+def _same(out: Path, old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """Return the data sets of both, if the rest agrees."""
+    remedy = "choose another --out, or --overwrite to replace it"
+    if old is None:
+        raise ValueError(f"{out} holds results whose settings are unknown; {remedy}")
+    data = old.get("data", {})
+    differ = [key for key in new if key != "data" and old.get(key) != new[key]]
+    differ += ["data"] if any(data.get(key, value) != value for key, value in new["data"].items()) else []
+    if differ:
+        raise ValueError(f"{out} was made with other settings ({', '.join(differ)}); {remedy}")
+    return {**data, **new["data"]}
+
+
+def begin(title: str, epochs: str, files: Sequence[Path]) -> str:
+    """Say what will be trained, and return what to say of it in the end: whether all was there before."""
+    before = sum(finished(file) for file in files)
+    earlier = f", {before} of them finished before" if before else ""
+    print(f"{title}: {len(files)} runs of {epochs}{earlier}")
+    return "already finished, nothing was trained; --overwrite trains anew\n" if before == len(files) else ""
 
 
 def run(p: Parser, argv: Sequence[str] | None, body: Callable[[Namespace], str]) -> int:
@@ -75,7 +99,8 @@ def run(p: Parser, argv: Sequence[str] | None, body: Callable[[Namespace], str])
     try:
         text = body(args)
     except KeyboardInterrupt:
-        command = shlex.join([a for a in (argv or sys.argv[1:]) if a not in ("--resume", "--overwrite")] + ["--resume"])
+        kept = [word for word in (argv or sys.argv[1:]) if word not in ("--resume", "--overwrite", "--force")]
+        command = shlex.join([*kept, "--resume"])
         print(f"\nstopped; every finished epoch is saved. Continue with\n  python {sys.argv[0]} {command}")
         return 130
     except (ValueError, TypeError, OSError, ModuleNotFoundError, torch.linalg.LinAlgError) as error:

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from manifoldnorm import plotting
 
-from .cli import add_output, positive, prepare
+from .cli import add_output, begin, positive, prepare
 from .files import State
 from .runs import Make, Run, execute, values
 from .tables import comma_separated, markdown, paired, with_spread
@@ -98,7 +98,7 @@ class Comparison(Generic[RecipeT]):
         folder = args.out / "checkpoints"
         count = seeds * self.folds
         runs = [Run(name, seed, folder, part) for part in parts for name in names for seed in range(count)]
-        print(f"{title}: {len(runs)} runs of {recipe.epochs} epochs")
+        again = begin(title, f"{recipe.epochs} epochs", [run.file for run in runs])
         done = execute(runs, recipe.epochs, make, "training loss", resume=args.resume)
         for label, results in references(count).items():
             done += [(Run(label, seed, folder), {"history": [], "result": one}) for seed, one in enumerate(results)]
@@ -107,7 +107,7 @@ class Comparison(Generic[RecipeT]):
         title = f"{title}, {repeats}{', --quick' if args.quick else ''}"
         correction = "" if self.folds == 1 else ", corrected for the overlap of the training parts"
         note = f"{title}. {note} {spread_note(unit, correction)}"
-        return self._write(done, f"{unit}s", title, note, args.out)
+        return again + self._write(done, f"{unit}s", title, note, args.out)
 
     def _write(self, done: Done, units: str, title: str, note: str, out: Path) -> str:
         labels = {run.name: self.norms[run.name].label if run.name in self.norms else run.name for run, _ in done}

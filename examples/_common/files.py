@@ -27,3 +27,8 @@ def save(state: State, file: Path) -> None:
 
 def load(file: Path) -> State | None:
     return torch.load(file, weights_only=True) if file.is_file() else None
+
+
+def finished(file: Path) -> bool:
+    """Whether the checkpoint is that of a run with its result."""
+    return "result" in (load(file) or {})
