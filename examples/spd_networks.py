@@ -67,8 +67,9 @@ def parser() -> Parser:
     data.add_argument(
         "--data",
         type=Path,
-        help="mamem: the file mamem_ssvep.npz; own: an npz file (x, y, optionally session, subject, trial) or a folder "
-        "of *_<label>.npy files, covariances or signals, real or complex",
+        help="mamem: the file mamem_ssvep.npz or the folder of U001.mat to U011.mat, see the README; own: an npz file "
+        "(x, y, optionally session, subject, trial) or a folder of *_<label>.npy files, covariances or "
+        "signals, real or complex",
     )
     data.add_argument("--subjects", type=integers, help="mamem: all (default) or numbers, e.g. 1,6,11")
     data.add_argument("--real", action="store_true", help="complex data: train on the real part only")

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 from torch import Tensor
 
 from manifoldnorm import datasets
@@ -261,9 +263,37 @@ def test_mamem_refuses_to_cut_trials_and_unknown_subjects() -> None:
         datasets.mamem_ssvep(MAMEM, subject=12)
 
 
-def test_mamem_refuses_other_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file"):
+@needs_mamem
+def test_mamem_from_the_mat_files_is_that_of_the_one_file(tmp_path: Path) -> None:
+    data = datasets.mamem_ssvep(MAMEM, subject=(2, 11))
+    for number, part in ((2, data.x[:500]), (11, data.x[500:])):
+        savemat(tmp_path / f"U{number:03d}.mat", {"x_test": part.numpy(), "y_test": data.y[:500, None].numpy()})
+    folder = datasets.mamem_ssvep(tmp_path)
+    assert torch.equal(folder.x, data.x) and torch.equal(folder.y, data.y)
+    assert folder.groups.keys() == data.groups.keys() and folder.classes == data.classes
+    assert all(torch.equal(folder.groups[column], values) for column, values in data.groups.items())
+    assert torch.equal(datasets.mamem_ssvep(tmp_path, subject=11).x, data.x[500:])
+    with pytest.raises(ValueError, match=r"subject 1 is not in .*choose from 2 to 11"):
+        datasets.mamem_ssvep(tmp_path, subject=1)
+
+
+def test_mamem_says_where_its_data_come_from(tmp_path: Path) -> None:
+    source = "mamem_ssvep.npz or the folder of U001.mat to U011.mat: MAMEM SSVEP data set II .PhysioNet mssvepdb"
+    with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file.*" + source):
         datasets.mamem_ssvep(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError, match=r"no file U001\.mat to U011\.mat in it.*" + source):
+        datasets.mamem_ssvep(tmp_path)
+    np.savez(tmp_path / "other.npz", X=np.zeros((1, 2, 3)))
+    with pytest.raises(ValueError, match=r"is not the MAMEM file: it lacks fs, label_freq_hz.*" + source):
+        datasets.mamem_ssvep(tmp_path / "other.npz")
+    savemat(tmp_path / "U001.mat", {"x_test": np.zeros((500, 8, 12)), "y_test": np.zeros(500)})
+    with pytest.raises(ValueError, match=r"U001\.mat: expected x_test \(500, 8, 125\).*got \(500, 8, 12\)"):
+        datasets.mamem_ssvep(tmp_path)
+    (tmp_path / "U001.mat").write_text("not MATLAB" * 50)
+    with pytest.raises(ValueError, match=r"U001\.mat: not a readable MATLAB file"):
+        datasets.mamem_ssvep(tmp_path)
+    with pytest.raises(ValueError, match="subject is empty"):
+        datasets.mamem_ssvep(tmp_path, subject=())
 
 
 def test_windows() -> None:

@@ -91,7 +91,10 @@ def radar(args: Namespace) -> list[Case]:
 
 def mamem(args: Namespace) -> list[Case]:
     if args.data is None:
-        raise ValueError("--dataset mamem needs --data, the path of mamem_ssvep.npz")
+        raise ValueError(
+            "--dataset mamem needs --data, the path of mamem_ssvep.npz or of the folder of U001.mat to U011.mat; the "
+            "README (EEG) says where they come from"
+        )
     subjects = args.subjects or ([1] if args.quick else list(range(1, 12)))
     return [mamem_case(args.data, subject) for subject in subjects]
 

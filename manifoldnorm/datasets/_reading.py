@@ -39,6 +39,17 @@ def load_npy(path: Path) -> Array:
     return array
 
 
+def load_mat(path: Path) -> dict[str, Array]:
+    """Read every array of a MATLAB file."""
+    from scipy import io
+
+    try:
+        arrays: dict[str, Array] = io.loadmat(path)
+    except (ValueError, OSError, NotImplementedError, io.matlab.MatReadError) as error:
+        raise ValueError(f"{path}: not a readable MATLAB file ({error}). Copy or download it again.") from error
+    return arrays
+
+
 def _load(path: str | os.PathLike[str]) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file. Check the path; relative ones start at {Path.cwd()}.")
