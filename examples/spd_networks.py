@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"spd_networks.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
-from _common.cli import Parser, add_output, begin, integers, positive, prepare, run
+from _common.cli import Parser, add_output, begin, integers, number, positive, prepare, run, step_size, whole
 from _spd import norms, report, training
 from _spd.tasks import QUICK, TASKS, Case, Recipe
 
@@ -54,7 +54,10 @@ ONLY_FOR = {
 
 
 def parser() -> Parser:
-    rows = "\n".join(f"  {name:14s}{choice.label}" for name, choice in norms.NORMS.items())
+    rows = "\n".join(
+        f"  {name:15s}{choice.label}{' (not part of all)' * (not choice.in_all)}"
+        for name, choice in norms.NORMS.items()
+    )
     same = "the same map as: " + ", ".join(f"{name} = {other}" for name, other in norms.SAME.items())
     p = Parser(
         prog="spd_networks.py",
@@ -74,18 +77,18 @@ def parser() -> Parser:
     data.add_argument("--subjects", type=integers, help="mamem: all (default) or numbers, e.g. 1,6,11")
     data.add_argument("--real", action="store_true", help="complex data: train on the real part only")
     data.add_argument("--compare-real", action="store_true", help="complex data: train on both, in one table")
-    data.add_argument("--window", type=int, help="own folder of signals: samples per window")
-    data.add_argument("--hop", type=int, help="own folder of signals: samples from window to window")
-    data.add_argument("--shrinkage", type=float, default=0.0, help="own covariances: share of trace/n on the diagonal")
+    data.add_argument("--window", type=positive, help="own folder of signals: samples per window")
+    data.add_argument("--hop", type=positive, help="own folder of signals: samples from window to window")
+    data.add_argument("--shrinkage", type=number, default=0.0, help="own covariances: share of trace/n on the diagonal")
     train = p.add_argument_group("training (defaults depend on the data set)")
     train.add_argument("--norm", default="none,rbn-aim", help="default %(default)s; see below")
     train.add_argument("--seeds", type=positive, help="number of seeds")
     train.add_argument("--epochs", type=positive, help="most epochs of a run; the step size falls to 0 over them")
-    train.add_argument("--patience", type=int, help="early stopping: epochs without a better validation loss")
+    train.add_argument("--patience", type=whole, help="early stopping: epochs without a better validation loss")
     train.add_argument("--fixed-epochs", action="store_true", help="no early stopping; test the last epoch")
     train.add_argument("--batch", type=positive, help="samples per batch")
-    train.add_argument("--lr", type=float, help="step size")
-    train.add_argument("--weight-decay", type=float, help="of classifier and convolutions")
+    train.add_argument("--lr", type=step_size, help="step size")
+    train.add_argument("--weight-decay", type=number, help="of classifier and convolutions")
     train.add_argument("--optimizer", choices=list(training.OPTIMIZERS), help="radam is Riemannian, by geoopt")
     train.add_argument("--sizes", type=integers, help="matrix sizes of the SPDNet, input first, e.g. 20,16,12")
     train.add_argument("--quick", action="store_true", help="few epochs, one seed, less data: a smoke test")

@@ -284,6 +284,8 @@ def test_layers_of_networks_check_shapes_and_dtypes(x: Tensor) -> None:
         mn.nn.BiMap(4, 2)(x)
     with pytest.raises(ValueError, match=r"BiMap: out_features=5 exceeds in_features=4: the output would be singular"):
         mn.nn.BiMap(4, 5)
+    with pytest.raises(ValueError, match=r"BiMap: out_features must be a positive integer, got 2\.5"):
+        mn.nn.BiMap(4, 2.5)
     with pytest.raises(ValueError, match="parametrization must be 'polar' or 'manifold'"):
         mn.nn.BiMap(4, 2, parametrization="householder")
     for layer in (mn.nn.ReEig(), mn.nn.LogEig(), mn.nn.ExpEig(), mn.nn.SPDVectorize(4)):

@@ -65,6 +65,16 @@ def test_npz_singular_covariances_need_shrinkage(tmp_path: Path) -> None:
     assert torch.linalg.eigvalsh(datasets.load_npz(file, shrinkage=1e-3).x).min() > 0
 
 
+def test_npz_matrices_that_are_no_covariances(tmp_path: Path) -> None:
+    x = _covariances()
+    x[3] *= -1
+    with pytest.raises(ValueError, match=r"sample 3 is not positive definite.*No covariance has negative eigenvalues"):
+        datasets.load_npz(_npz(tmp_path, x=x, y=[0, 1] * 6))
+    x[3] = 0
+    with pytest.raises(ValueError, match=r"sample 3 is not positive definite.*It is zero"):
+        datasets.load_npz(_npz(tmp_path, x=x, y=[0, 1] * 6), shrinkage=0.1)
+
+
 def _broken(value: float) -> Any:
     x = _covariances()
     x[5, 1, 2] = value
@@ -75,10 +85,20 @@ def _broken(value: float) -> Any:
     ("arrays", "message"),
     [
         ({"x": _covariances()}, r"needs the arrays x \(or X\) and y, found x"),
-        ({"x": _covariances(), "y": [0, 1]}, "y has 2 entries, x has 12 samples"),
+        ({"x": _covariances(), "y": [0, 1]}, "y has 2 entries, x has 12 samples. Give one number or string"),
+        (
+            {"x": _covariances(), "y": np.eye(2)[[0, 1] * 6]},
+            r"y has shape \(12, 2\), x has 12 samples. Give one",
+        ),
+        ({"x": _covariances(), "y": [np.nan, 1.0] * 6}, r"y: sample 0 has no label \(nan\). Remove it"),
+        (
+            {"x": _broken(9.0), "y": [0, 1] * 6},
+            r"but sample 5 is not symmetric \(\[1, 2\] is 9, \[2, 1\] .*symmetrise",
+        ),
+        ({"x": _broken(1.0) * (1 + 0j), "y": [0, 1] * 6}, r"but sample 5 is not Hermitian \(\[1, 2\] is 1\+0j"),
         ({"x": _covariances(), "y": [0, 1] * 6, "session": [1]}, "session has 1 entries"),
         ({"x": np.eye(4), "y": [0] * 4}, r"x must be \(N, n, n\) or \(N, channels, time\), got \(4, 4\)"),
-        ({"x": _broken(np.nan), "y": [0, 1] * 6}, r"x is not finite at index \(5, 1, 2\)"),
+        ({"x": _broken(np.nan), "y": [0, 1] * 6}, r"x: sample 5 is not finite at index \(5, 1, 2\) \(nan\). Remove"),
         ({"x": np.array([[["a"]]]), "y": [0]}, "holds <U1, not numbers"),
         ({"x": _covariances(), "y": np.linspace(0, 1, 12)}, "y must hold whole numbers or strings"),
         ({"x": np.ones((0, 4, 4)), "y": np.ones(0)}, r"x is empty, shape \(0, 4, 4\)"),
@@ -104,8 +124,12 @@ def test_npz_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a single array, not an npz file"):
         datasets.load_npz(tmp_path / "one.npy")
     for name in ("text.npz", "empty.npz"):
-        with pytest.raises(ValueError, match=f"{name}: not a readable numpy file"):
+        with pytest.raises(ValueError, match=rf"{name}: (neither|empty).*numpy\.savez\(path, x=") as seen:
             datasets.load_npz(tmp_path / name)
+        assert "pickle" not in str(seen.value)
+    (tmp_path / "cut.npz").write_bytes(_npz(tmp_path, x=np.ones(3)).read_bytes()[:90])
+    with pytest.raises(ValueError, match=r"cut\.npz: damaged or cut off"):
+        datasets.load_npz(tmp_path / "cut.npz")
     with pytest.raises(FileNotFoundError, match="no such file"):
         datasets.load_npz(tmp_path / "none.npz")
     with pytest.raises(ValueError, match="is not the MAMEM file: it lacks"):

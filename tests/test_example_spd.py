@@ -361,6 +361,14 @@ def _fails(example: ModuleType, command: list[str], message: str, capsys: pytest
         (["--real"], "--real is for --dataset radar or own only"),
         (["--subjects", "1"], "--subjects is for --dataset mamem only"),
         (["--epochs", "0"], "--epochs: must be at least 1"),
+        (["--epochs", "1.5"], "--epochs: must be at least 1 and whole, got 1.5"),
+        (["--window", "0"], "--window: must be at least 1"),
+        (["--patience", "-1"], "--patience: must be at least 0 and whole"),
+        (["--lr", "0"], "--lr: must be positive, got 0"),
+        (["--lr", "fast"], "--lr: must be a number of at least 0, got fast"),
+        (["--weight-decay", "nan"], "--weight-decay: must be a number of at least 0, got nan"),
+        (["--sizes", "8,a"], "--sizes: must be whole numbers with commas between, got '8,a'"),
+        (["--resume", "--overwrite"], "not allowed with"),
     ],
 )
 def test_errors_are_one_line(
@@ -378,6 +386,39 @@ def test_wrong_keys_are_named(
     _fails(example, ["--data", str(tmp_path / "wrong.npz"), *out], "needs the arrays x (or X) and y, found a", capsys)
     _fails(example, ["--dataset", "mamem", "--data", str(own), *out], "is not the MAMEM file: it lacks", capsys)
     _fails(example, ["--data", str(own), "--real", *out], "these are real already", capsys)
+    _fails(example, ["--data", str(own), "--out", str(own)], "no folder can be made there", capsys)
+    np.savez(tmp_path / "eeg.npz", X=np.zeros((1, 2, 3, 4)), y=[0, 1], label_freq_hz=[1])
+    _fails(example, ["--data", str(tmp_path / "eeg.npz"), *out], "This looks like the MAMEM file", capsys)
+
+
+def test_data_with_nothing_to_learn_are_refused(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, session = np.eye(3) * np.linspace(1, 2, 30)[:, None, None], np.arange(30) // 10
+    for y, columns, message in (
+        (np.zeros(30), {}, "wrong.npz: it has one class only (0), a classifier needs two"),
+        (session // 2, {"session": session}, "its training part has one class only (0)"),
+        (
+            np.arange(30) % 2 + session // 2 * 2,
+            {"session": session},
+            "the test part has classes that the training",
+        ),
+        (np.arange(30), {}, "no class has 3 trials, one each for train, val and test (the most is 1, of 30 samples)"),
+    ):
+        np.savez(tmp_path / "wrong.npz", x=x, y=y, **columns)
+        _fails(example, ["--data", str(tmp_path / "wrong.npz"), "--out", str(tmp_path / "out")], message, capsys)
+    np.savez(tmp_path / "flat.npz", x=np.ones((30, 3, 40)), y=np.arange(30) % 2)
+    command = ["--data", str(tmp_path / "flat.npz"), "--out", str(tmp_path / "out")]
+    _fails(example, command, "flat.npz: Covariance output: sample 0 is not positive definite", capsys)
+
+
+def test_a_single_channel_trains(example: ModuleType, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "one.npz", x=rng.normal(size=(40, 1, 30)) * (1 + np.arange(40) % 2)[:, None, None], y=[0, 1] * 20
+    )
+    command = ["--data", str(tmp_path / "one.npz"), "--quick", "--norm", "lie-lem", "--out", str(tmp_path / "out")]
+    assert example.main(command) == 0
 
 
 def test_a_diverging_run_says_so(
@@ -385,6 +426,14 @@ def test_a_diverging_run_says_so(
 ) -> None:
     command = ["--data", str(own), "--norm", "none", "--lr", "1e300", "--epochs", "2", "--out", str(tmp_path)]
     _fails(example, [*command, "--seeds", "1", "--optimizer", "sgd"], "lower --lr", capsys)
+
+
+def test_all_norms_are_those_of_the_tables_and_others_train_where_named(example: ModuleType) -> None:
+    every = example.norms.resolve("all")
+    assert "lie-crim-half" in every and "lie-crim" not in every
+    assert example.norms.resolve("lie-crim") == ["lie-crim"]
+    assert example.norms.resolve("all,lie-crim,rbn-lem") == [*every, "lie-crim"]
+    assert len({example.norms.NORMS[name].label for name in every}) == len(every) == 9
 
 
 def test_help_lists_norms_outputs_and_examples(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,103 @@ def test_a_layer_where_a_factory_is_needed() -> None:
         mn.nn.RiemannianBatchNorm(3)
     with pytest.raises(TypeError, match="give it a factory"):
         mn.models.SPDNet([5, 3], 2, norm=mn.nn.LieBatchNorm)
+    layer = mn.nn.LieBatchNorm(mn.LogCholesky(3))
+    for norm, message in (
+        (layer, r"norm is a layer already \(LieBatchNorm\).*e\.g\. norm=LieBatchNorm\.of\(LogCholesky\)"),
+        (nn.Identity(), r"norm is a layer already \(Identity\).*e\.g\. norm=LieBatchNorm\.of\(LogEuclidean\)"),
+        (mn.LogCholesky(3), r"norm is a geometry \(LogCholesky\).*RiemannianBatchNorm\.of\(LogCholesky\)"),
+        (mn.LogCholesky, r"norm is a geometry \(LogCholesky\).*RiemannianBatchNorm\.of\(LogCholesky\)"),
+        (nn.BatchNorm1d, r"norm must be None or a factory.*LieBatchNorm\.of\(LogEuclidean\), got BatchNorm1d"),
+        ("rbn", r"norm must be None or a factory.*got 'rbn'"),
+    ):
+        for name, make in (
+            ("SPDNet", lambda norm: mn.models.SPDNet([5, 3], 2, norm=norm)),
+            ("SSVEPNet", lambda norm: mn.models.SSVEPNet(3, 2, norm=norm)),
+            ("GrassmannNet", lambda norm: mn.models.GrassmannNet([5, 4], 2, 3, norm=norm)),
+            ("DomainBatchNorm.of", lambda norm: mn.nn.DomainBatchNorm.of(norm, 3)),
+        ):
+            with pytest.raises(TypeError, match=rf"^{name}: {message}"):
+                make(norm)
+    with pytest.raises(
+        TypeError, match=r"^LieBatchNorm\.of: pass a geometry's class.*not an instance, got LogCholesky"
+    ):
+        mn.nn.LieBatchNorm.of(mn.LogCholesky(3))
+
+
+def test_sizes_that_grow_or_do_not_match_the_data() -> None:
+    cases: list[tuple[type[Exception], str, object]] = [
+        (ValueError, r"sizes \[8, 4, 6\] grow from 4 to 6 at position 2.*stay or fall", [8, 4, 6]),
+        (ValueError, r"sizes\[1\] must be a positive integer, got 4\.5", [8, 4.5]),
+        (ValueError, r"sizes\[1\] must be a positive integer, got 0", [8, 0]),
+        (TypeError, r"sizes must be a sequence of integers, input first, e\.g\. \[8, 6, 4\], got 8", 8),
+        (TypeError, r"sizes must be a sequence of integers.*got '84'", "84"),
+    ]
+    for kind, message, sizes in cases:
+        with pytest.raises(kind, match=f"^SPDNet: {message}"):
+            mn.models.SPDNet(sizes, 2)
+        with pytest.raises(kind, match=f"^GrassmannNet: {message}"):
+            mn.models.GrassmannNet(sizes, 2, 2)
+    for outputs in (0, "5", 2.5):
+        with pytest.raises(ValueError, match="SPDNet: n_outputs must be a positive integer, got"):
+            mn.models.SPDNet([8, 4], outputs)
+    net = mn.models.SPDNet([8, 4], 2)
+    with pytest.raises(
+        ValueError, match=r"expected matrices \(N, 8, 8\), got \(3, 7, 7\).*for these data give 7 first"
+    ):
+        net(torch.eye(7).expand(3, 7, 7))
+    with pytest.raises(ValueError, match=r"got one matrix\. Add a batch dimension: x\[None\]"):
+        net(torch.eye(8))
+    with pytest.raises(
+        TypeError, match=r"the weight is torch\.float32, the input torch\.float64\..*model\.to\(x\.dtype\)"
+    ):
+        net(torch.eye(8).double()[None])
+    with pytest.raises(TypeError, match=r"the input torch\.complex64\. Build the network with field='complex'"):
+        net(torch.eye(8, dtype=torch.complex64)[None])
+    with pytest.raises(ValueError, match=r"SSVEPNet: expected signals \(N, 3, time\), got \(2, 4, 60\)"):
+        mn.models.SSVEPNet(3, 2)(torch.randn(2, 4, 60))
+
+
+LAYERS = {
+    "SPDNet": lambda: mn.models.SPDNet([4, 3], 2),
+    "SSVEPNet": lambda: mn.models.SSVEPNet(4, 2),
+    "norm": lambda: mn.nn.LieBatchNorm(mn.LogEuclidean(4)),
+    "DomainBatchNorm": lambda: mn.nn.DomainBatchNorm(mn.nn.LieBatchNorm(mn.LogEuclidean(4)), 1),
+    "BiMap": lambda: mn.nn.BiMap(4, 3),
+    "ReEig": mn.nn.ReEig,
+    "LogEig": mn.nn.LogEig,
+    "ExpEig": mn.nn.ExpEig,
+    "SPDVectorize": lambda: mn.nn.SPDVectorize(4),
+    "SPDMLR": lambda: mn.nn.SPDMLR(mn.LogEuclidean(4), 3),
+    "Covariance": mn.nn.Covariance,
+    "FRMap": lambda: mn.nn.FRMap(4, 3),
+    "ReOrth": mn.nn.ReOrth,
+    "dist": lambda: lambda x: mn.LogCholesky(4).dist(x, x),
+    "frechet_mean": lambda: mn.AffineInvariant(4).frechet_mean,
+    "check_point": lambda: mn.AffineInvariant(4).check_point,
+    "logm": lambda: linalg.logm,
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_arrays_of_numpy_are_refused_with_the_remedy(name: str) -> None:
+    layer = LAYERS[name]()
+    x = np.eye(4)[None].repeat(5, 0)
+    expected = (
+        r"expected a torch\.Tensor, got numpy\.ndarray of shape \(5, 4, 4\) and dtype float64\. Convert it, e\.g\. "
+    )
+    with pytest.raises(TypeError, match=expected + r"torch\.as_tensor\(x, dtype=torch\.float32\)"):
+        layer(x)
+    if isinstance(layer, nn.Module):
+        with pytest.raises(TypeError, match=r"expected a torch\.Tensor, got list\. Convert it"):
+            layer([1.0, 2.0])
+
+
+def test_weights_and_domains_of_numpy_are_refused() -> None:
+    x, layer = torch.eye(3).expand(4, 3, 3), mn.nn.LieBatchNorm(mn.LogEuclidean(3))
+    with pytest.raises(TypeError, match=r"LieBatchNorm: weights: expected a torch\.Tensor, got numpy\.ndarray"):
+        layer(x, np.ones(4))
+    with pytest.raises(TypeError, match=r"domain: expected a torch\.Tensor.*e\.g\. torch\.as_tensor\(x\)\."):
+        mn.nn.DomainBatchNorm(layer, 2)(x, np.zeros(4, int))
 
 
 def test_a_real_norm_in_a_complex_network() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -25,13 +26,38 @@ class Parser(argparse.ArgumentParser):
 
 
 def integers(text: str) -> tuple[int, ...] | None:
-    return None if text == "all" else tuple(int(part) for part in text.split(","))
+    try:
+        return None if text == "all" else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from None
+
+
+def whole(text: str, least: int = 0) -> int:
+    if not text.strip().lstrip("+-").isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least} and whole, got {text}")
+    return int(text)
 
 
 def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)
+    return whole(text, 1)
+
+
+def number(text: str) -> float:
+    """Return a finite number that is not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
+    return value
+
+
+def step_size(text: str) -> float:
+    value = number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
 
 
 def add_output(p: argparse.ArgumentParser, out: str | None, described: str = "") -> None:
@@ -63,7 +89,10 @@ def prepare(args: Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     elif runs or (args.out / "table.md").is_file():
         settings = {**settings, "data": _same(args.out, old, settings)}
         args.resume = True
-    (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {args.out}: no folder can be made there ({error.strerror})") from error
     (args.out / "table.md").unlink(missing_ok=True)  # its presence says that every run is finished
     partial = file.with_suffix(".part")
     partial.write_text(json.dumps(settings, indent=1))

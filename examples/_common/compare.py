@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from manifoldnorm import plotting
 
-from .cli import add_output, begin, positive, prepare
+from .cli import add_output, begin, positive, prepare, step_size
 from .files import State
 from .runs import Make, Run, execute, values
 from .tables import comma_separated, markdown, paired, with_spread
@@ -63,7 +63,7 @@ class Comparison(Generic[RecipeT]):
         p.add_argument("--epochs", type=positive, help=f"default {default.epochs}")
         if hasattr(default, "batch"):
             p.add_argument("--batch", type=positive, help=f"default {default.batch}")
-        p.add_argument("--lr", type=float, help=f"step size of Adam, default {default.lr}")
+        p.add_argument("--lr", type=step_size, help=f"step size of Adam, default {default.lr}")
         what = "" if self.folds == 1 else f"repetitions of {self.folds}-fold cross-validation, "
         p.add_argument("--seeds", type=positive, help=f"{what}default {self.seeds}")
         p.add_argument("--quick", action="store_true", help="few epochs, few seeds: a smoke test")

@@ -18,6 +18,7 @@ class Choice(NamedTuple):
     label: str
     factory: Factory | None
     complex_input: bool = True
+    in_all: bool = True  # part of --norm all, or trained only where it is named
 
 
 def learned(norm: type[nn.Module], manifold: Callable[[int], mn.manifolds.Manifold], *names: str) -> Factory:
@@ -45,7 +46,10 @@ NORMS = {
     "alem": Choice("adaptive log-Euclidean", learned(_Lie, mn.AdaptiveLogEuclidean, "low", "high"), False),
     "lie-lcm": Choice("log-Cholesky", _Lie.of(mn.LogCholesky)),
     "lie-lcm-half": Choice("log-Cholesky, power 1/2", _Lie.of(mn.PowerDeformed.of(mn.LogCholesky, 0.5))),
-    "lie-crim": Choice("Cholesky right-invariant, Lie", _Lie.of(mn.CholeskyRightInvariant), False),
+    "lie-crim": Choice("Cholesky right-invariant, Lie", _Lie.of(mn.CholeskyRightInvariant), False, False),
+    "lie-crim-half": Choice(
+        "Cholesky right-invariant, power 1/2, Lie", _Lie.of(mn.PowerDeformed.of(mn.CholeskyRightInvariant, 0.5)), False
+    ),
     "bw": Choice("Bures-Wasserstein, power 1/2, Riemannian", bures_wasserstein),
 }
 
@@ -62,9 +66,9 @@ MERGED = (
 
 def resolve(names: str) -> list[str]:
     """Return the norms that ``all`` or a comma-separated list means, each once, merged ones under one name."""
-    if names == "all":
-        return list(NORMS)
-    asked = [name.strip() for name in names.split(",") if name.strip()]
+    every = ",".join(name for name, choice in NORMS.items() if choice.in_all)
+    words = [word.strip() for word in names.split(",") if word.strip()]
+    asked = ",".join(every if word == "all" else word for word in words).split(",") if words else []
     unknown = [name for name in asked if name not in NORMS and name not in SAME]
     if unknown or not asked:
         known = ", ".join([*NORMS, *SAME])

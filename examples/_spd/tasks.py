@@ -59,7 +59,7 @@ class Case:
 def spd_case(data: Recordings, args: Namespace, form: str = "") -> Case:
     """Train an SPDNet on covariances."""
     n = data.x.shape[-1]
-    sizes = args.recipe.sizes or (n, max(2, -(-3 * n // 4)), max(2, n // 2))
+    sizes = args.recipe.sizes or (n, min(n, max(2, -(-3 * n // 4))), min(n, max(2, n // 2)))
     if sizes[0] != n:
         raise ValueError(f"--sizes must start with the size of the matrices, {n}, got {','.join(map(str, sizes))}")
     field = "complex" if data.x.is_complex() else "real"
@@ -119,13 +119,35 @@ def own(args: Namespace) -> list[Case]:
     else:
         data = mn.datasets.load_npz(args.data, shrinkage=args.shrinkage)
     if data.kind == "signals":
-        covariance = mn.nn.Covariance(shrinkage="oas", check_input=True)(data.x)
+        try:
+            covariance = mn.nn.Covariance(shrinkage="oas", check_input=True)(data.x)
+        except ValueError as error:
+            raise ValueError(f"{args.data}: {error}") from error
         data = dataclasses.replace(data, x=covariance, kind="covariances")
+    check_classes(data)
     forms = {"complex": data, "real part": data.real_part()} if data.x.is_complex() else {"": data}
     if (args.real or args.compare_real) and not data.x.is_complex():
         raise ValueError("--real and --compare-real are for complex data; these are real already")
     chosen = list(forms) if args.compare_real else [list(forms)[-1 if args.real else 0]]
     return [spd_case(forms[form], args, form) for form in chosen]
+
+
+def check_classes(data: Recordings) -> None:
+    """Raise unless there is something to learn: several classes to train on, and no others to test on."""
+    split = data.default_split()
+    trained = set(split.train.y.tolist())
+    if len(trained) < 2:
+        only = ", ".join(data.classes[number] for number in trained)
+        where = "it" if len(data.classes) == 1 else "its training part"
+        raise ValueError(f"{data.name}: {where} has one class only ({only}), a classifier needs two; check the labels")
+    for part in ("val", "test"):
+        unseen = sorted(set(getattr(split, part).y.tolist()) - trained)
+        if unseen:
+            raise ValueError(
+                f"{data.name}: the {part} part has classes that the training part lacks "
+                f"({', '.join(data.classes[number] for number in unseen)}); every class must occur in the first "
+                "sessions, or leave out the column session to split at random"
+            )
 
 
 Loader = Callable[[Namespace], Sequence[Case]]

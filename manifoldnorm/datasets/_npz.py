@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._reading import Array, classes_of, codes_of, definite, is_hermitian, numbers, open_npz
+from ._reading import Array, asymmetry, classes_of, codes_of, definite, is_hermitian, numbers, open_npz
 from ._recordings import Kind, Recordings
 from ._windows import as_tensor
 
@@ -67,16 +67,20 @@ def load_npz(
     key = next((key for key in ("x", "X") if key in file), None)
     if key is None or "y" not in file:
         raise ValueError(f"{path}: needs the arrays x (or X) and y, found {', '.join(file) or 'nothing'}.")
-    x = numbers(file[key], f"{path}: {key}")
+    x = numbers(file[key], f"{path}: {key}", samples=True)
     if x.ndim != 3:
-        raise ValueError(f"{path}: {key} must be (N, n, n) or (N, channels, time), got {x.shape}.")
+        hint = " This looks like the MAMEM file: use mamem_ssvep." if "label_freq_hz" in file else ""
+        raise ValueError(f"{path}: {key} must be (N, n, n) or (N, channels, time), got {x.shape}.{hint}")
     if "groups" in file and "trial" not in file:
         file["trial"] = file["groups"]
     columns = {column: file[column] for column in _COLUMNS if column in file}
     columns.setdefault("trial", np.arange(len(x)))
     for column, values in {"y": file["y"], **columns}.items():
         if values.size != len(x):
-            raise ValueError(f"{path}: {column} has {values.size} entries, {key} has {len(x)} samples.")
+            found = f"shape {values.shape}" if values.ndim > 1 else f"{values.size} entries"
+            raise ValueError(
+                f"{path}: {column} has {found}, {key} has {len(x)} samples. Give one number or string per sample."
+            )
     y, classes = classes_of(file["y"], f"{path}: y")
     groups: dict[str, Tensor] = {}
     names: dict[str, tuple[str, ...]] = {}
@@ -104,6 +108,6 @@ def _guess_kind(x: Array, where: str) -> Kind:
     if is_hermitian(x):
         return "covariances"
     raise ValueError(
-        f"{where} is square, {x.shape}, but not Hermitian. Pass kind='signals' if these are as many channels as "
-        "samples; else symmetrise the covariances."
+        f"{where} is square, {x.shape}, but {asymmetry(x)}. Pass kind='signals' if these are as many channels as "
+        "samples; else symmetrise the covariances, (x + x^H) / 2, or remove those that are wrong."
     )

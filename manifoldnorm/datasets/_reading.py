@@ -53,14 +53,21 @@ def load_mat(path: Path) -> dict[str, Array]:
 def _load(path: str | os.PathLike[str]) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file. Check the path; relative ones start at {Path.cwd()}.")
+    with Path(path).open("rb") as file:
+        start = file.read(6)
+    if not start.startswith((b"PK", b"\x93NUMPY")):
+        what = "empty" if not start else "neither an npz nor an npy file"
+        raise ValueError(f"{path}: {what}. Write it with numpy.savez(path, x=..., y=...) or, one array, numpy.save.")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: damaged or cut off. Write it again with numpy.savez(path, x=..., y=...).")
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable numpy file ({error}). Write it with numpy.save or savez.") from error
+        raise ValueError(f"{path}: damaged or cut off ({error}). Write it again, with numpy.save or savez.") from error
 
 
-def numbers(x: Array, where: str) -> Array:
-    """Return ``x`` if it holds finite numbers."""
+def numbers(x: Array, where: str, *, samples: bool = False) -> Array:
+    """Return ``x`` if it holds finite numbers; ``samples`` says that its first axis counts samples."""
     if x.dtype.kind not in "iufc":
         raise ValueError(f"{where} holds {x.dtype}, not numbers. Convert it to float or complex.")
     if x.size == 0:
@@ -68,14 +75,31 @@ def numbers(x: Array, where: str) -> Array:
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         place = tuple(int(i) for i in bad[0])
-        raise ValueError(f"{where} is not finite at index {place} ({x[place]}). Remove that sample or repair it.")
+        sample = f": sample {place[0]}" if samples else ""
+        rest = f"; {count - 1} more are not finite" if (count := len(np.unique(bad[:, 0]))) > 1 and samples else ""
+        raise ValueError(
+            f"{where}{sample} is not finite at index {place} ({x[place]}{rest}). Remove that sample or repair it."
+        )
     return x
 
 
 def is_hermitian(x: Array) -> bool:
     """Whether square matrices (..., n, n) equal their conjugate transpose up to rounding."""
+    return not bool(np.any(_asymmetric(x)))
+
+
+def asymmetry(x: Array) -> str:
+    """Say which of the matrices (N, n, n) is not Hermitian, and where it is the furthest from that."""
+    i = int(np.flatnonzero(_asymmetric(x))[0])
+    gap = np.abs(x[i] - np.conj(x[i].T))
+    j, k = (int(place) for place in np.unravel_index(int(np.argmax(gap)), gap.shape))
+    word = "Hermitian" if np.iscomplexobj(x) else "symmetric"
+    return f"sample {i} is not {word} ([{j}, {k}] is {x[i, j, k]:.6g}, [{k}, {j}] is {x[i, k, j]:.6g})"
+
+
+def _asymmetric(x: Array) -> Array:
     gap = np.abs(x - np.conj(np.swapaxes(x, -1, -2))).max(axis=(-1, -2))
-    return bool(np.all(gap <= 100 * _eps(x) * np.abs(x).max(axis=(-1, -2))))
+    return np.asarray(gap > 100 * _eps(x) * np.abs(x).max(axis=(-1, -2)))
 
 
 def definite(x: Array, shrinkage: float, where: Callable[[int], str]) -> Array:
@@ -93,9 +117,14 @@ def definite(x: Array, shrinkage: float, where: Callable[[int], str]) -> Array:
     singular = np.flatnonzero(eigenvalues[:, 0] <= eps * np.abs(eigenvalues[:, -1]))
     if len(singular):
         i = int(singular[0])
+        low, high = eigenvalues[i, 0], eigenvalues[i, -1]
+        remedy = "Pass shrinkage=1e-3, reduce the rank, or use more samples than channels."
+        if low < -1e-3 * abs(high):  # far beyond rounding
+            remedy = "No covariance has negative eigenvalues: look at how it was made, or remove it."
+        elif high <= 0:
+            remedy = "It is zero: remove it, or look at how it was made."
         raise ValueError(
-            f"{where(i)} is not positive definite (smallest eigenvalue {eigenvalues[i, 0]:.1e}, largest "
-            f"{eigenvalues[i, -1]:.1e}). Pass shrinkage=1e-3, reduce the rank, or use more samples than channels."
+            f"{where(i)} is not positive definite (smallest eigenvalue {low:.1e}, largest {high:.1e}). {remedy}"
         )
     return x
 
@@ -117,6 +146,11 @@ def codes_of(values: Array, where: str) -> tuple[Tensor, tuple[str, ...]]:
         names = tuple(sorted(set(texts), key=natural))
         number = {name: i for i, name in enumerate(names)}
         return torch.tensor([number[text] for text in texts]), names
+    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+        i = int(np.flatnonzero(~np.isfinite(flat))[0])
+        raise ValueError(
+            f"{where}: sample {i} has no label ({flat[i]}). Remove it, or give it the number of its class."
+        )
     if flat.dtype.kind not in "iufb" or not np.array_equal(flat, np.round(flat)):
         raise ValueError(f"{where} must hold whole numbers or strings, got {flat.dtype}. Give each class its number.")
     return torch.from_numpy(flat.astype(np.int64)), ()

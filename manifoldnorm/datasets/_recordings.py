@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ._units import deal_units, distinct
+from ._units import check_units, deal_units, distinct
 
 Kind = Literal["signals", "covariances"]
 Values = int | str | Iterable[int | str]  # group values: codes, or names where the column has names
@@ -226,6 +226,7 @@ class Recordings:
         """
         if not (val > 0 and test > 0 and val + test < 1):
             raise ValueError(f"val and test must be positive shares with a sum below 1, got val={val}, test={test}.")
+        check_units(self._column(self.unit), self.y, self.name, self.unit)
         part = deal_units(self._column(self.unit), self.y, (val, test), seed)
         return self._take({name: part == i for i, name in enumerate(Split._fields)})
 

@@ -11,6 +11,17 @@ def distinct(column: Tensor) -> list[int]:
     return sorted(set(column.tolist()))
 
 
+def check_units(unit: Tensor, y: Tensor, name: str, called: str) -> None:
+    """Raise unless some class has units enough for every part of a random split."""
+    pairs = torch.stack([y.cpu(), unit.cpu()]).unique(dim=1)
+    most = int(pairs[0].bincount().max()) if pairs.shape[1] else 0
+    if most < 3:
+        raise ValueError(
+            f"{name}: no class has 3 {called}s, one each for train, val and test (the most is {most}, of {len(y)} "
+            f"samples). Add {called}s, or number them so that samples recorded apart are not one."
+        )
+
+
 def deal_units(unit: Tensor, y: Tensor, shares: tuple[float, ...], seed: int) -> Tensor:
     """Deal whole units of each class at random to parts 1, 2, ... by their shares, and the rest to part 0."""
     units, member = torch.unique(unit.cpu(), return_inverse=True)

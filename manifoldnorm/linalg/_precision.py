@@ -114,11 +114,23 @@ def without_autocast(function: Callable[_Arguments, _Result]) -> Callable[_Argum
     return run
 
 
+def check_tensor(x: Any, *where: object) -> None:
+    """Raise a TypeError that says ``where`` and the remedy for what is no tensor, such as a numpy array."""
+    if not isinstance(x, Tensor):
+        shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+        what = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+        what += f" of shape {tuple(shape)} and dtype {dtype}" if shape is not None and dtype is not None else ""
+        kind = ", dtype=torch.float32" if "float" in str(dtype) else ""  # a layer's usual precision
+        name = ": ".join(map(str, where))
+        raise TypeError(f"{name}: expected a torch.Tensor, got {what}. Convert it, e.g. torch.as_tensor(x{kind}).")
+
+
 def check_matrix(a: Tensor, name: str) -> Tensor:
     """Raise unless ``a`` is a floating stack of square matrices (shape and dtype only: no look at the values).
 
     Returns ``a``; under autocast as ``float32`` if it is of half precision.
     """
+    check_tensor(a, name)
     if a.dtype in _HALF:
         (a,) = raise_halves((a,))
     if a.dtype not in _SUPPORTED:

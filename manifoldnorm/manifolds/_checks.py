@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from manifoldnorm.linalg import sample_index
+from manifoldnorm.linalg._precision import check_tensor as check_tensor
+
+
+def check_count(value: Any, name: str) -> int:
+    """Return ``value`` as an ordinary integer, or raise unless it is a positive one."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    return int(value)
 
 
 def first_bad(bad: Tensor) -> tuple[str, int] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from manifoldnorm.linalg import without_autocast
-from manifoldnorm.linalg._precision import raise_halves, real_dtype
+from manifoldnorm.linalg._precision import check_tensor, raise_halves, real_dtype
 
 # whose tensor arguments, except the time t, are points or tangent vectors
 _POINTWISE = {
@@ -58,6 +58,8 @@ def _pointwise(function: Callable[..., Any]) -> Callable[..., Any]:
                     dtype = point.dtype
                 if point.dtype != dtype or (shape and point.shape[-len(shape) :] != shape):
                     _refuse(self, name, points)
+            elif hasattr(point, "__array_interface__"):
+                check_tensor(point, self, name)
         return exact(self, *args, **kwargs) if autocast else function(self, *args, **kwargs)
 
     return run

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import stats
-from manifoldnorm.manifolds._checks import check_finite, first_bad
+from manifoldnorm.manifolds._checks import check_finite, check_tensor, first_bad
 from manifoldnorm.manifolds._operations import guard
 from manifoldnorm.stats import MeanPolicy, MeanSystem
 
@@ -314,15 +314,14 @@ class Manifold(abc.ABC):
 
     def check_shape(self, x: Tensor, name: str = "x") -> None:
         """Raise unless ``x`` has the shape (*batch, *point_shape) and a floating dtype of the manifold's field."""
+        check_tensor(x, self, name)
         axes = len(self.point_shape)
         if x.ndim < axes or tuple(x.shape[x.ndim - axes :]) != self.point_shape:
             raise ValueError(
                 f"{self}: {name}: expected shape (..., {', '.join(map(str, self.point_shape))}), got {tuple(x.shape)}."
             )
         if x.is_complex() and not self.is_complex:
-            raise TypeError(
-                f"{self}: {name} is complex; this geometry is real. Use field='complex' where it is offered."
-            )
+            raise TypeError(f"{self}: {name} is complex; this geometry is real. Use field='complex' if it has one.")
         if not (x.is_floating_point() or x.is_complex()) or x.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(f"{self}: {name}: expected float32 or float64 (or complex), got {x.dtype}. Use x.float().")
 

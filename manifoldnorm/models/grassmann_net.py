@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from manifoldnorm import nn as mnn
 from manifoldnorm.manifolds import Grassmann
+from manifoldnorm.manifolds._checks import check_count
+from manifoldnorm.models._arguments import check_sizes
 from manifoldnorm.models.spdnet import Norm
-from manifoldnorm.nn.factory import build_norm
+from manifoldnorm.nn.factory import build_norm, check_factory
 
 
 class GrassmannNet(nn.Module):
@@ -64,8 +66,9 @@ class GrassmannNet(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if len(sizes) < 2:
-            raise ValueError(f"GrassmannNet: sizes needs an input and at least one output size, got {list(sizes)}.")
+        sizes = check_sizes(sizes, "GrassmannNet")
+        n_outputs = check_count(n_outputs, "GrassmannNet: n_outputs")
+        check_factory(norm, "GrassmannNet")
         if not 0 < p < min(sizes):
             raise ValueError(f"GrassmannNet: p={p} must be positive and below every size, got {list(sizes)}.")
         kind: dict[str, Any] = {"device": device, "dtype": dtype}

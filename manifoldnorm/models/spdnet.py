@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm import nn as mnn
+from manifoldnorm.manifolds._checks import check_count
+from manifoldnorm.models._arguments import check_matrices, check_sizes
+from manifoldnorm.nn.factory import check_factory
 
 Norm = Callable[..., nn.Module]
 
@@ -37,6 +40,11 @@ class SPDNet(nn.Module):
     device, dtype : optional
         Of the parameters.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If sizes grow or are no positive integers, or the norm is a layer or a geometry instead of a factory.
+
     References
     ----------
     Huang and Van Gool 2017, "A Riemannian network for SPD matrix learning".
@@ -63,8 +71,9 @@ class SPDNet(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if len(sizes) < 2:
-            raise ValueError(f"SPDNet: sizes needs an input and at least one output size, got {list(sizes)}.")
+        sizes = check_sizes(sizes, "SPDNet")
+        n_outputs = check_count(n_outputs, "SPDNet: n_outputs")
+        check_factory(norm, "SPDNet")
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         layers: list[nn.Module] = []
         for position, (n, m) in enumerate(itertools.pairwise(sizes)):
@@ -73,6 +82,7 @@ class SPDNet(nn.Module):
                 layers.append(norm(m, **factory, **({"field": field} if field != "real" else {})))
             if rectify_last or position + 2 < len(sizes):
                 layers.append(mnn.ReEig(threshold))
+        self.in_features = sizes[0]
         self.features = mnn.Sequential(*layers, mnn.LogEig())
         self.vectorize = mnn.SPDVectorize(sizes[-1], field=field)
         real = (dtype or torch.get_default_dtype()).to_real()
@@ -82,4 +92,5 @@ class SPDNet(nn.Module):
 
     def forward(self, x: Tensor, domain: Any = None) -> Tensor:
         """Map matrices (N, n, n) to scores (N, n_outputs)."""
+        check_matrices(x, self.in_features, "SPDNet")
         return self.classifier(self.vectorize(self.features(x, domain)))

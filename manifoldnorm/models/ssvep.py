@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm import nn as mnn
+from manifoldnorm.linalg._precision import check_tensor
+from manifoldnorm.manifolds._checks import check_count
 from manifoldnorm.models.spdnet import Norm
+from manifoldnorm.nn.factory import check_factory
 
 
 class FoldedConvolutions(nn.Sequential):
@@ -133,9 +136,12 @@ class SSVEPNet(nn.Module):
         parametrization: str = "polar",
     ) -> None:
         super().__init__()
+        n_channels = check_count(n_channels, "SSVEPNet: n_channels")
+        n_outputs = check_count(n_outputs, "SSVEPNet: n_outputs")
+        check_factory(norm, "SSVEPNet")
         self.front = FoldedConvolutions(n_channels, spatial, temporal, kernel)
         self.covariance = mnn.Covariance(unbiased=True, normalize_trace=normalize_trace)
-        self.threshold = threshold
+        self.n_channels, self.threshold = n_channels, threshold
         double = torch.float64
         normed = [norm(features, dtype=double)] if norm is not None else []
         bimap = mnn.BiMap(temporal, features, parametrization=parametrization, dtype=double)
@@ -147,6 +153,9 @@ class SSVEPNet(nn.Module):
 
     def forward(self, x: Tensor, domain: Any = None) -> Tensor:
         """Map signals (N, channels, time) to scores (N, n_outputs)."""
+        check_tensor(x, "SSVEPNet input")
+        if x.ndim != 3 or x.shape[1] != self.n_channels:
+            raise ValueError(f"SSVEPNet: expected signals (N, {self.n_channels}, time), got {tuple(x.shape)}.")
         single = next(self.front.parameters()).dtype
         signal = self.front(x.to(single)).to(torch.float64, memory_format=torch.contiguous_format)
         covariance = self.covariance(signal)

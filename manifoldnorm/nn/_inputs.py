@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg._call import plain
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.manifolds import Manifold
 from manifoldnorm.manifolds._checks import first_bad
 from manifoldnorm.manifolds.base import spread
@@ -151,6 +152,7 @@ def pool(x: Tensor, weights: Tensor | None, axes: int, channels: int | None, nam
     flat = x.flatten(0, pooled - 1) if pooled > 1 else x
     if weights is None:
         return flat, None
+    check_tensor(weights, name, "weights")
     shape = x.shape[:lead]
     if tuple(weights.shape) not in (tuple(shape), tuple(shape[:pooled]), tuple(shape[:1])):
         raise ValueError(

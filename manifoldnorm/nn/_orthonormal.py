@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm.manifolds import Stiefel
+from manifoldnorm.manifolds._checks import check_count
 from manifoldnorm.manifolds.stiefel import polar_factor
 from manifoldnorm.nn._points import HoldsPoints
 
@@ -27,6 +28,8 @@ class OrthonormalMap(HoldsPoints):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        in_features = check_count(in_features, f"{name}: in_features")
+        out_features = check_count(out_features, f"{name}: out_features")
         if out_features > in_features:
             raise ValueError(
                 f"{name}: out_features={out_features} exceeds in_features={in_features}: the output would be singular."
@@ -70,7 +73,10 @@ class OrthonormalMap(HoldsPoints):
         weight = self.weight
         if weight.dtype != x.dtype:
             name = type(self).__name__
-            raise TypeError(f"{name}: the weight is {weight.dtype}, the input {x.dtype}. Convert one of them.")
+            remedy = "Convert one of them, e.g. x.to(weight.dtype) or model.to(x.dtype)."
+            if x.is_complex() != weight.is_complex():
+                remedy = "Build the network with field='complex' for Hermitian and field='real' for symmetric matrices."
+            raise TypeError(f"{name}: the weight is {weight.dtype}, the input {x.dtype}. {remedy}")
         return weight
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ from torch.autograd import Function
 
 from manifoldnorm.linalg import without_autocast
 from manifoldnorm.linalg._call import call
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.manifolds._checks import check_finite
 from manifoldnorm.manifolds.charts import real_diagonal
 from manifoldnorm.manifolds.cone import PositiveDefiniteCone
@@ -197,6 +198,7 @@ class Covariance(nn.Module):
         return (1 - weight)[..., None, None] * matrix + level * eye
 
     def _check(self, x: Tensor) -> None:
+        check_tensor(x, "Covariance")
         if not (x.is_floating_point() or x.is_complex()):
             raise TypeError(f"Covariance: expected floating-point or complex signals, got {x.dtype}. Use x.double().")
         needed = max(self.window or 1, 2 if self.unbiased else 1) + (self.embed or 1) - 1

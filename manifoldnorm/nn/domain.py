@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.manifolds import Diffeo, Manifold
 from manifoldnorm.nn._domains import index_of
 from manifoldnorm.nn._refit import refit
+from manifoldnorm.nn.factory import check_factory
 from manifoldnorm.nn.norm import ManifoldNorm
 
 Self = Any
@@ -85,6 +87,7 @@ class DomainBatchNorm(nn.Module):
         >>> factory(4).num_domains
         5
         """
+        check_factory(norm, "DomainBatchNorm.of")
         return DomainFactory(norm, num_domains, options)
 
     # ---- forward
@@ -125,6 +128,7 @@ class DomainBatchNorm(nn.Module):
                 f"DomainBatchNorm: pass the domain of each sample, 0 to {self.num_domains - 1}: model(x, domain). "
                 f"(torch.nn.Sequential passes none on; manifoldnorm.nn.Sequential does.)"
             )
+        check_tensor(x, "DomainBatchNorm", "input")
         return torch.zeros(x.shape[:1], dtype=torch.long, device=x.device)
 
     # ---- domains

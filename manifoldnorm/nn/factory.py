@@ -16,6 +16,31 @@ def _options_of(manifold: Any) -> set[str]:
     return set(inspect.signature(manifold).parameters) if own else set()
 
 
+def check_factory(norm: Any, name: str) -> None:
+    """Raise a TypeError that says what to pass if ``norm`` cannot build a layer for each size."""
+    if norm is None:
+        return
+    if isinstance(norm, nn.Module):
+        own = type(norm).__name__ if hasattr(norm, "of") else "LieBatchNorm"
+        geometry = type(getattr(norm, "manifold", None)).__name__ if hasattr(norm, "of") else "LogEuclidean"
+        raise TypeError(
+            f"{name}: norm is a layer already ({type(norm).__name__}), but every block needs one of its own size. "
+            f"Pass a factory, e.g. norm={own}.of({geometry})."
+        )
+    kind = norm if isinstance(norm, type) else type(norm)
+    if issubclass(kind, Manifold):
+        raise TypeError(
+            f"{name}: norm is a geometry ({kind.__name__}), which does not say how points are moved. Pass a factory, "
+            f"e.g. norm=RiemannianBatchNorm.of({kind.__name__})."
+        )
+    if issubclass(kind, nn.modules.batchnorm._BatchNorm) or not callable(norm):
+        shown = kind.__name__ if isinstance(norm, type) else repr(norm)
+        raise TypeError(
+            f"{name}: norm must be None or a factory of norms on matrices, e.g. LieBatchNorm.of(LogEuclidean), "
+            f"got {shown}."
+        )
+
+
 class NormFactory:
     """``factory(*sizes, **more)`` builds ``norm(manifold(*sizes), ...)``; picklable, comparable, clonable.
 
@@ -38,6 +63,11 @@ class NormFactory:
     of_sizes = True
 
     def __init__(self, norm: type, manifold: Any, options: dict[str, Any]) -> None:
+        if isinstance(manifold, (Manifold, nn.Module)):
+            raise TypeError(
+                f"{norm.__name__}.of: pass a geometry's class or a function of the size, which builds one for each "
+                f"size, not an instance, got {manifold}."
+            )
         self.norm, self.manifold, self.options = norm, manifold, dict(options)
 
     def __call__(self, *sizes: int, field: str = "real", **more: Any) -> Any:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from manifoldnorm.linalg import without_autocast
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.linalg.subspaces import dominant_eigenspace, orthonormalize
 from manifoldnorm.nn._orthonormal import OrthonormalMap
 
 
 def _check(x: Tensor, name: str, n: int | None = None, *, square: bool = False) -> None:
+    check_tensor(x, name)
     rows = "n" if n is None else str(n)
     shape = f"(..., {rows}, {rows})" if square else f"(..., {rows}, p) with {rows} >= p"
     fits = x.ndim >= 2 and (n is None or x.shape[-2] == n)

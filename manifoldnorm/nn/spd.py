@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from manifoldnorm import linalg
 from manifoldnorm.linalg import functions as fn
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.manifolds.charts import real_diagonal
 from manifoldnorm.nn._orthonormal import OrthonormalMap
 
 
 def _square(x: Tensor, n: int | None, name: str) -> None:
+    check_tensor(x, name)
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or (n is not None and x.shape[-1] != n):
         size = "n" if n is None else str(n)
         raise ValueError(f"{name}: expected matrices (..., {size}, {size}), got {tuple(x.shape)}.")

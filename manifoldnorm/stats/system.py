@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg import without_autocast
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.stats.hessian import Hessian
 from manifoldnorm.stats.reduction import Reduction, trailing
 from manifoldnorm.stats.weights import Weights, weighted_mean
@@ -152,6 +153,7 @@ def frechet_mean(
     >>> mn.AffineInvariant(2).frechet_mean(x).diagonal()
     tensor([2., 2.])
     """
+    check_tensor(x, manifold, "frechet_mean")
     return converged_mean(manifold, *_front(x, weights, dim, len(manifold.point_shape)), max_iter, tol)
 
 
