@@ -5,6 +5,7 @@ import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -292,8 +293,10 @@ def test_mamem_says_where_its_data_come_from(tmp_path: Path) -> None:
     (tmp_path / "U001.mat").write_text("not MATLAB" * 50)
     with pytest.raises(ValueError, match=r"U001\.mat: not a readable MATLAB file"):
         datasets.mamem_ssvep(tmp_path)
-    with pytest.raises(ValueError, match="subject is empty"):
-        datasets.mamem_ssvep(tmp_path, subject=())
+    wrong: list[Any] = [(), "1", 1.0, [1, "2"]]
+    for subject in wrong:
+        with pytest.raises(ValueError, match="subject must be a number from 1 to 11, several, or None for all, got"):
+            datasets.mamem_ssvep(tmp_path, subject=subject)
 
 
 def test_windows() -> None:

@@ -203,6 +203,19 @@ def test_arrays_of_numpy_are_refused_with_the_remedy(name: str) -> None:
             layer([1.0, 2.0])
 
 
+def test_options_of_another_type() -> None:
+    for options, message in (
+        ({"channels": 1.5}, r"channels must be None or at least 1 and whole, got 1\.5"),
+        ({"momentum": "0.1"}, r"momentum must lie in \[0, 1\] or be None, got '0\.1'"),
+        ({"eps": None}, "eps must not be negative, a finite number, got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mn.nn.LieBatchNorm(mn.LogEuclidean(3), **options)
+    layer = mn.nn.LieBatchNorm(mn.LogEuclidean(3))
+    with pytest.raises(TypeError, match=r"LieBatchNorm: bias_point: expected a torch\.Tensor, got numpy\.ndarray"):
+        layer.bias_point = np.eye(3)
+
+
 def test_weights_and_domains_of_numpy_are_refused() -> None:
     x, layer = torch.eye(3).expand(4, 3, 3), mn.nn.LieBatchNorm(mn.LogEuclidean(3))
     with pytest.raises(TypeError, match=r"LieBatchNorm: weights: expected a torch\.Tensor, got numpy\.ndarray"):

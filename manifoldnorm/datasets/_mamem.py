@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,9 +84,9 @@ def mamem_ssvep(
     >>> from manifoldnorm import datasets
     >>> train, val, test = datasets.mamem_ssvep("mamem_ssvep.npz", subject=1).split()  # doctest: +SKIP
     """
-    numbers = None if subject is None else [subject] if isinstance(subject, int) else list(subject)
-    if numbers == []:
-        raise ValueError("subject is empty: give a number from 1 to 11, several, or None for all.")
+    numbers: Any = None if subject is None else list(subject) if isinstance(subject, Iterable) else [subject]
+    if numbers is not None and not (numbers and all(isinstance(number, Integral) for number in numbers)):
+        raise ValueError(f"subject must be a number from 1 to 11, several, or None for all, got {subject!r}.")
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file. {SOURCE}")
     found = (_read_folder if Path(path).is_dir() else _read_npz)(Path(path), numbers)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.manifolds import Diffeo, Manifold
 from manifoldnorm.nn._points import HoldsPoints
 from manifoldnorm.nn.learnable import LearnableManifold
@@ -73,6 +74,7 @@ class Affine(HoldsPoints):
     @bias_point.setter
     def bias_point(self, value: Tensor) -> None:
         manifold = self.manifold
+        check_tensor(value, type(self).__name__, "bias_point")
         with torch.no_grad():
             if self.bias_kind == "tangent":
                 value = value.to(self.bias)

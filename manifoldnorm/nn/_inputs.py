@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +57,16 @@ def bias_kind(bias: str | bool) -> str:
     if bias not in ("tangent", "manifold"):
         raise ValueError(f"bias must be 'tangent', 'manifold' or False, got {bias!r}.")
     return bias
+
+
+def check_numbers(channels: Any, eps: Any, momentum: Any, name: str) -> None:
+    """Raise unless these options of a norm are numbers in their range."""
+    if channels is not None and (not isinstance(channels, Integral) or channels < 1):
+        raise ValueError(f"{name}: channels must be None or at least 1 and whole, got {channels!r}.")
+    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise ValueError(f"{name}: eps must not be negative, a finite number, got {eps!r}.")
+    if momentum is not None and (not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1):
+        raise ValueError(f"{name}: momentum must lie in [0, 1] or be None, got {momentum!r}.")
 
 
 def check_policies(mean: Any, statistics: Any, name: str) -> None:

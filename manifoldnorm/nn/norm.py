@@ -68,13 +68,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
     # ---- construction
 
     def _check_options(self) -> None:
-        name = type(self).__name__
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"{name}: channels must be None or at least 1, got {self.channels}.")
-        if not 0 <= self.eps < math.inf:
-            raise ValueError(f"{name}: eps must not be negative, got {self.eps}.")
-        if self.momentum is not None and not 0 <= self.momentum <= 1:
-            raise ValueError(f"{name}: momentum must lie in [0, 1] or be None, got {self.momentum}.")
+        _inputs.check_numbers(self.channels, self.eps, self.momentum, type(self).__name__)
         _, base, _ = flatten(self.manifold)
         self._select_move(base)
         self.statistics.check(self)
