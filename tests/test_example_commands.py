@@ -116,7 +116,7 @@ def test_command_writes_its_table_and_pictures_and_continues_bit_for_bit(
         ("images_poincare", ["--depth", "9"], "depth must be 6 n"),
         ("grassmann_signals", ["--norm", "batch"], "unknown norm 'batch'"),
         ("correlation_connectomes", ["--norm", "lie"], "unknown norm 'lie'"),
-        ("correlation_connectomes", ["--sizes", "30"], "out_features=30 exceeds"),
+        ("correlation_connectomes", ["--sizes", "30"], "grow from 28 to 30 at position 1"),
     ],
 )
 def test_errors_are_one_line(

@@ -275,6 +275,27 @@ def test_interrupt_of_the_process_exits_cleanly(own: Path, tmp_path: Path) -> No
     assert len(torch.load(checkpoint, weights_only=True)["history"]) >= 1
 
 
+def test_the_epoch_is_chosen_on_validation_and_tested_once(
+    example: ModuleType, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import manifoldnorm as mn
+
+    split = mn.datasets.load_npz(own).default_split()
+    sessions = {name: set(part.groups["session"].tolist()) for name, part in split._asdict().items()}
+    assert sessions == {"train": {0}, "val": {1}, "test": {2}}
+    seen, original = [], example.training.evaluate
+
+    def watched(model: Any, data: Any) -> tuple[float, float]:
+        (session,) = set(data.groups["session"].tolist())
+        seen.append(session)
+        return original(model, data)
+
+    monkeypatch.setattr(example.training, "evaluate", watched)
+    command = ["--data", str(own), "--norm", "none", "--seeds", "1", "--epochs", "5", "--out", str(tmp_path)]
+    assert example.main(command) == 0
+    assert seen == [1] * (len(seen) - 1) + [2] and len(seen) > 1
+
+
 # ---- data
 
 

@@ -152,7 +152,7 @@ def check_classes(data: Recordings) -> None:
 
 Loader = Callable[[Namespace], Sequence[Case]]
 TASKS: dict[str, tuple[Loader, Recipe]] = {
-    "emg": (emg, Recipe(epochs=20, patience=8, batch=128, lr=2e-2, weight_decay=1.0, seeds=3, sizes=(8, 8))),
+    "emg": (emg, Recipe(epochs=40, patience=8, batch=128, lr=4e-2, weight_decay=1.0, seeds=3, sizes=(8, 8))),
     "mamem": (mamem, Recipe(epochs=100, patience=0, batch=30, lr=3e-3, weight_decay=1.0, seeds=1)),
     "radar": (radar, Recipe(epochs=50, patience=50, batch=50, lr=1e-2, weight_decay=1e-2, seeds=3, sizes=(20, 16, 12))),
     "own": (own, Recipe(epochs=60, patience=15, batch=32, lr=5e-3, weight_decay=1e-2, seeds=3)),
