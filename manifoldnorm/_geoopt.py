@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.manifolds import (
     AffineInvariant,
     Euclidean,
@@ -129,6 +130,9 @@ def adapt(manifold: Any) -> Any:
 
 def manifold_parameter(data: Tensor, manifold: Any, requires_grad: bool = True) -> Any:
     """Return a `geoopt.ManifoldParameter` holding ``data`` on ``manifold`` (ours, a learnable one, or geoopt's own)."""
+    if isinstance(manifold, type) or not (isinstance(manifold, (Manifold, _geoopt().Manifold)) or callable(manifold)):
+        raise TypeError(f"ManifoldParameter: manifold must be a geometry, e.g. AffineInvariant(8), got {manifold!r}.")
+    check_tensor(data, "ManifoldParameter")
     adapter = manifold if isinstance(manifold, _geoopt().Manifold) else adapt(manifold)
     return _geoopt().ManifoldParameter(data, manifold=adapter, requires_grad=requires_grad)
 

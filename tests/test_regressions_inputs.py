@@ -279,6 +279,11 @@ def test_nothing_that_would_run_is_fused_away(spd: Callable[..., Tensor]) -> Non
 
 
 def test_manifold_parameters_are_points() -> None:
+    for manifold in ("AIM", mn.AffineInvariant):
+        with pytest.raises(TypeError, match=r"manifold must be a geometry, e\.g\. AffineInvariant\(8\), got"):
+            mn.optim.ManifoldParameter(torch.eye(3), manifold)
+    with pytest.raises(TypeError, match=r"ManifoldParameter: expected a torch\.Tensor, got numpy\.ndarray"):
+        mn.optim.ManifoldParameter(np.eye(3), mn.AffineInvariant(3))
     with pytest.raises(ValueError, match="not positive definite"):
         mn.optim.ManifoldParameter(-torch.eye(3), mn.AffineInvariant(3))
     with pytest.raises(ValueError, match=r"expected shape \(\.\.\., 3, 3\), got \(4, 4\)"):
