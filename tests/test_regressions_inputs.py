@@ -216,12 +216,10 @@ def test_options_of_another_type() -> None:
         layer.bias_point = np.eye(3)
 
 
-def test_weights_and_domains_of_numpy_are_refused() -> None:
+def test_weights_of_numpy_are_refused() -> None:
     x, layer = torch.eye(3).expand(4, 3, 3), mn.nn.LieBatchNorm(mn.LogEuclidean(3))
     with pytest.raises(TypeError, match=r"LieBatchNorm: weights: expected a torch\.Tensor, got numpy\.ndarray"):
         layer(x, np.ones(4))
-    with pytest.raises(TypeError, match=r"domain: expected a torch\.Tensor.*e\.g\. torch\.as_tensor\(x\)\."):
-        mn.nn.DomainBatchNorm(layer, 2)(x, np.zeros(4, int))
 
 
 def test_a_real_norm_in_a_complex_network() -> None:
