@@ -169,15 +169,56 @@ def test_bures(geometry: str, mean: Any, bias: Any, through: bool, dtype: torch.
 
 @COMPILED
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize(("geometry", "mean", "bias"), [case[:3] for case in BURES if not case[3]])
-def test_bures_by_domain(geometry: str, mean: Any, bias: Any, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("geometry", "mean", "bias", "through"), BURES)
+def test_bures_by_domain(geometry: str, mean: Any, bias: Any, through: bool, dtype: torch.dtype) -> None:
     manifold = bures(geometry, dtype)
-    options = {"mean": mean, "grad_through_stats": False, "bias": bias or False}
+    options = {"mean": mean, "grad_through_stats": through, "bias": bias or False}
     norm = layer_of(mn.nn.RiemannianBatchNorm, manifold, dtype, 0.2, **options)
     layer, x = domain_layer(norm, manifold, dtype), points(mn.AffineInvariant(N), 11, dtype=dtype)
     if bias == "manifold":  # its gradient is the business of the test above
         layer.norm.bias_on_manifold.requires_grad_(False)
     assert_same(layer, x, 1e-12 if dtype == torch.float64 else 1e-4, domain=DOMAIN)
+
+
+@COMPILED
+@pytest.mark.parametrize("instructions", range(3))
+def test_bures_by_domain_with_each_instruction_set(instructions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = kernels()
+    assert not isinstance(library, str)
+    if instructions > library.best:
+        pytest.skip(f"this processor has no {INSTRUCTION_SETS[instructions]}")
+    monkeypatch.setattr(library, "best", instructions)
+    norm = layer_of(mn.nn.RiemannianBatchNorm, mn.BuresWasserstein(N), torch.float64, 0.2)
+    several, x = domain_layer(norm, norm.manifold, torch.float64), points(mn.AffineInvariant(N), 44)
+    for domain in (DOMAIN.repeat(4), torch.full((44,), 2), torch.arange(44) % 2):
+        assert_same(several, x, 1e-12, domain=domain)
+    one = layer_of(mn.nn.RiemannianBatchNorm, mn.BuresWasserstein(N), torch.float64, 0.2)
+    assert_same(mn.nn.DomainBatchNorm(one, 1), x, 1e-12, domain=torch.zeros(44, dtype=torch.long))
+
+
+@COMPILED
+def test_gradients_of_bures_by_domain_are_those_of_the_output() -> None:
+    manifold = mn.BuresWasserstein(2)
+    norm = layer_of(mn.nn.RiemannianBatchNorm, manifold, torch.float64, 0.2, mean=Exact())
+    layer, x = domain_layer(norm, manifold, torch.float64), points(mn.AffineInvariant(2), 7).requires_grad_()
+
+    def f(x: Tensor, *_: Tensor) -> Any:
+        return layer(mn.linalg.symmetrize(x), DOMAIN[:7])
+
+    with _paths.watch() as taken:
+        assert torch.autograd.gradcheck(f, (x, *norm.parameters()))
+    assert all(path.endswith("fused") for path in taken)
+
+
+@COMPILED
+@pytest.mark.parametrize("through", [True, False])
+def test_charts_that_learn_by_domain(through: bool) -> None:
+    """Running means have a gradient in what is learned, where a domain with too few samples uses them."""
+    norm = mn.nn.BuresWassersteinBatchNorm(N, dtype=torch.float64, grad_through_stats=through)
+    norm.scale = 0.2
+    layer, x = domain_layer(norm, norm.manifold, torch.float64), points(mn.AffineInvariant(N), 11)
+    assert_same(layer, x, 0.0, "template", domain=DOMAIN)
+    assert_same(layer, x, 1e-12, domain=torch.arange(11) % 4)
 
 
 @COMPILED

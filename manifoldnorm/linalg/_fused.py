@@ -56,11 +56,17 @@ def usable(first: Tensor, *others: Tensor | None, real: Iterable[Tensor | None] 
 
 
 def _run(
-    operation: int, like: Tensor, inputs: tuple[Tensor | None, ...], *outputs: Tensor | None, kind: int = 0
+    operation: int,
+    like: Tensor,
+    inputs: tuple[Tensor | None, ...],
+    *outputs: Tensor | None,
+    kind: int = 0,
+    index: Tensor | None = None,
 ) -> None:
     """Call the library; the inputs are contiguous and outlive the call."""
     size = like.shape[-1]
-    call = FusedCall(operation, kind, size, like.numel() // (size * size), index=None)
+    chosen = None if index is None else index.data_ptr()
+    call = FusedCall(operation, kind, size, like.numel() // (size * size), index=chosen)
     for place, t in enumerate(inputs):
         if t is not None:
             call.inputs[place] = t.data_ptr()
@@ -80,18 +86,29 @@ def _packed(t: Tensor | None) -> Tensor | None:
     return None if t is None else _dense(t)
 
 
-def _operand(k: Tensor | None, like: Tensor) -> tuple[Tensor | None, bool]:
-    """Return one matrix as it is, and several (that broadcast against the batch) as one for each of the batch."""
+def _operand(k: Tensor | None, like: Tensor, index: Tensor | None = None) -> tuple[Tensor | None, bool]:
+    """Return one matrix as it is, and several (that broadcast against the batch) as one for each of the batch.
+
+    Those from which an index (N,) chooses stay as they are.
+    """
     if k is None or k.ndim == 2:
         return _packed(k), False
-    return _dense(k.expand(like.shape)), True
+    return _dense(k if index is not None else k.expand(like.shape)), True
 
 
-def congruence(k: Tensor, x: Tensor) -> Tensor:
-    """Return ``K X K^H`` for Hermitian X (..., n, n) and K, one or several that broadcast against them."""
+def _places(index: Tensor | None) -> Tensor | None:
+    return None if index is None else index.long().contiguous()
+
+
+def congruence(k: Tensor, x: Tensor, index: Tensor | None = None) -> Tensor:
+    """Return ``K X K^H`` for the Hermitian part of X (..., n, n) if it is real, otherwise for Hermitian X.
+
+    There are one or several K that broadcast against X; or, if real, K (D, n, n) of which an index (N,) chooses.
+    """
     x, out = _dense(x), torch.empty(x.shape, dtype=x.dtype, device="cpu")
-    operand, each = _operand(k, x)
-    _run(Operation.CONGRUENCE, x, (operand, x), out, kind=int(each))
+    index = _places(index)
+    operand, each = _operand(k, x, index)
+    _run(Operation.CONGRUENCE, x, (operand, x), out, kind=int(each), index=index)
     return out
 
 
@@ -186,10 +203,12 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Return the terms of `sum_of_kernels`, with a matrix S for each; S broadcasts against the rows."""
+def each_kernel(s: Tensor, rows: Tensor, weights: Tensor, index: Tensor | None = None) -> Tensor:
+    """Return the terms of `sum_of_kernels`; several S broadcast against the rows, or an index (N,) chooses."""
     rows, out = _dense(rows), torch.empty(rows.shape, dtype=rows.dtype, device="cpu")
-    _run(Operation.SUM_OF_KERNELS, rows, (_dense(s.expand(rows.shape)), rows, weights.contiguous()), out, kind=1)
+    index = _places(index)
+    s = _dense(s if index is not None else s.expand(rows.shape))
+    _run(Operation.SUM_OF_KERNELS, rows, (s, rows, weights.contiguous()), out, kind=1, index=index)
     return out
 
 

@@ -14,11 +14,14 @@ from manifoldnorm.linalg._precision import symmetrize, without_autocast
 
 
 class _Congruence(Function):
-    """K X K^H by the fused kernel: dL/dX = K^H sym(G) K, dL/dK = sum (G + G^H) K X over what K is shared by."""
+    """K X K^H by the fused kernel: dL/dX = K^H sym(G) K, dL/dK = sum (G + G^H) K X over what K is shared by.
+
+    With an index K has no gradient.
+    """
 
     @staticmethod
-    def forward(k: Tensor, x: Tensor) -> Tensor:
-        return _fused.congruence(k, x)
+    def forward(k: Tensor, x: Tensor, index: Tensor | None) -> Tensor:
+        return _fused.congruence(k, x, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -26,11 +29,15 @@ class _Congruence(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        k, x = ctx.saved_tensors
+        k, x, index = ctx.saved_tensors
         grad_k = None
         if ctx.needs_input_grad[0]:
             grad_k = summed(g + g.mH, k @ x, k.ndim - 2)
-        return grad_k, congruence(k.mH, symmetrize(g)) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_k, None, None
+        if g.is_complex() or not _fused.usable(g, k):  # the real kernel takes the symmetric part itself
+            g = symmetrize(g)
+        return grad_k, congruence(k.mH, g, index), None
 
 
 def summed(left: Tensor, right: Tensor, groups: int) -> Tensor:
@@ -44,10 +51,11 @@ def summed(left: Tensor, right: Tensor, groups: int) -> Tensor:
 
 
 @without_autocast
-def congruence(k: Tensor, x: Tensor) -> Tensor:
+def congruence(k: Tensor, x: Tensor, index: Tensor | None = None) -> Tensor:
     """Return ``K X K^H`` for a Hermitian ``x`` (N, ..., n, n) and ``k`` that broadcasts against it.
 
-    Without the compiled kernels a single ``k`` takes two large matrix multiplications instead of small ones per sample.
+    Or ``index`` (N,) says which of the matrices ``k`` (D, ..., n, n) is that of each ``x``. Without the compiled
+    kernels a single ``k`` takes two large matrix multiplications instead of small ones per sample.
 
     Examples
     --------
@@ -58,9 +66,14 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
             [0., 4.]])
     """
     square = k.shape[-2:] == x.shape[-2:]
+    if index is not None:
+        constant = not (k.requires_grad and torch.is_grad_enabled())
+        if square and constant and k.ndim == x.ndim == 3 and _fused.usable(x, k):
+            return call(_Congruence, k, x, index)
+        k = k.index_select(0, index)
     alone = square and x.ndim > 2 and torch.broadcast_shapes(k.shape, x.shape) == x.shape  # x has every sample
     if alone and _fused.usable(x, k, real=()):
-        return call(_Congruence, k, x)
+        return call(_Congruence, k, x, None)
     if k.ndim == 2:
         half = x @ k.mH  # for Hermitian x its adjoint is K X
         product = half.mH @ k.mH

@@ -248,10 +248,15 @@ def sum_of_kernels(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return stacked.mH @ ((weights * rotated) @ rows).reshape(stacked.shape)
 
 
-def each_kernel(s: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Return the terms of `sum_of_kernels`, with Hermitian matrices S that broadcast against them, without gradient."""
-    if _fused.usable(rows, s, real=(weights,)):
-        return _fused.each_kernel(s, rows, weights)
+def each_kernel(s: Tensor, rows: Tensor, weights: Tensor, index: Tensor | None = None) -> Tensor:
+    """Return the terms of `sum_of_kernels`, with Hermitian matrices S that broadcast against them, without gradient.
+
+    An ``index`` (N,) says which of the matrices S (D, n, n) is that of each term.
+    """
+    fits = index is None or (rows.ndim == 3 and not rows.is_complex())
+    if fits and _fused.usable(rows, s, real=(weights,)):
+        return _fused.each_kernel(s, rows, weights, index)
+    s = s if index is None else s.index_select(0, index)
     return rows.mH @ (weights * (rows @ s @ rows.mH)) @ rows
 
 

@@ -163,8 +163,9 @@ class BuresWasserstein(ConeManifold):
         g = fn.LOG.clamp(base.values, torch.finfo(x.dtype).eps) / unit
         basis, root = base.vectors_h.mH, g.sqrt()
         factor = (basis * (root * unit.rsqrt()).unsqueeze(-2)).to(x.dtype).detach()
-        factor = stats.spread(factor, weights)
-        spectrum = linalg.decompose(linalg.congruence(factor.mH, x), positive=True, name="BuresWasserstein mean")
+        index = weights.index if isinstance(weights, stats.Reduction) else None
+        whitened = linalg.congruence(factor.mH, x, index)
+        spectrum = linalg.decompose(whitened, positive=True, name="BuresWasserstein mean")
         values = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).sqrt()
         cost = real_diagonal(x).sum(-1).detach() - 2 * stats.spread(unit, weights).squeeze(-1) * values.sum(-1)
         own = stats.own_apply(spectrum, fn.SQRT, weights), stats.own_mean(cost, weights, 0)

@@ -306,8 +306,9 @@ class AffineInvariant(ConeManifold, LieGroup, Gyrogroup):
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Tensor | None) -> MeanSystem:
         """Return the system in coordinates ``L^-1 v L^-H``: Hessian kernel ``d / tanh d``, ``d = (l_i - l_j) / 2``."""
-        inverse = stats.spread(linalg.inverse_cholesky(p)[1].detach(), weights)
-        spectrum = linalg.decompose(linalg.congruence(inverse, x), positive=True, name="AffineInvariant mean")
+        index = weights.index if isinstance(weights, stats.Reduction) else None
+        whitened = linalg.congruence(linalg.inverse_cholesky(p)[1].detach(), x, index)
+        spectrum = linalg.decompose(whitened, positive=True, name="AffineInvariant mean")
         residual = stats.own_apply(spectrum, fn.LOG, weights)
         log = fn.LOG.clamp(spectrum.values, torch.finfo(x.dtype).eps).log()
         cost = self._square(log.square().sum(-1), log.sum(-1) if self._has_beta else None).detach()

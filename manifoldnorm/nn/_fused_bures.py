@@ -1,7 +1,7 @@
 """The Bures-Wasserstein norm as one program for each direction, on CPU: two decompositions of the batch.
 
-`_bures_forward` and `_bures_backward` say what they compute. Where gradients pass through the statistics the mean is an
-input like the samples, with its own way back.
+`_bures_forward` and `_bures_backward` say what they compute. Where gradients pass through the statistics the means are
+an input like the samples, with their own way back.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Plan:
             domains=run.domains,
             min_samples=run.min_samples,
         )
-        mean = self.mean(self.manifold, x) if self.through else None
+        segments = None if run.segments is None or not self.through else run.segments()
+        mean = self.mean(self.manifold, x, segments) if self.through else None
         out: Any = FusedBures.apply(x, log_scale, tangent if tangent is not None else point, run, mean)
         return out
 
@@ -94,5 +95,8 @@ class FusedBures(Programmed):
         s: Shape = ctx.run.shape
         plan = backward_program(s)
         *gradients, memory = Programmed.finish(ctx.run, ctx.saved_tensors, plan, g)
-        mean = view(plan.mean.item(0), memory).to(ctx.saved_tensors[0].dtype, copy=True) if s.plan.through else None
+        mean = None
+        if s.plan.through:
+            place = plan.mean if s.domains else plan.mean.item(0)
+            mean = view(place, memory).to(ctx.saved_tensors[0].dtype, copy=True)
         return *gradients, None, mean

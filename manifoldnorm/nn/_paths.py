@@ -212,7 +212,7 @@ def fused(
     The running statistics follow.
     """
     plan: Any = _plan(layer, base, metric_scale, y)
-    if plan is None or (per_domain is not None and not _by_domain(plan)):
+    if plan is None or (per_domain is not None and not plan.is_program):
         return None
     tangent = point = None
     if layer.bias_kind == "tangent" and plan.takes_tangent:
@@ -249,23 +249,28 @@ def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
     run.forget()
 
 
-def _by_domain(plan: Plan) -> bool:
-    """Return whether there is a program for statistics per domain."""
-    return plan.is_program and not (type(plan.manifold) is BuresWasserstein and plan.through)
-
-
 def _run(layer: Any, chart: Diffeo | None, base: Any, y: Tensor, per_domain: Any) -> Run:
     from manifoldnorm.nn._programmed import Run
 
     tracks = _running.before(layer, chart) if layer.training and layer.track_running_stats else ()
-    if per_domain is None or not tracks:
+    if not tracks:
         return Run(None, tracks)
     running, variance, weight = tracks
+    if per_domain is None:
+        return Run(None, (running.detach(), variance, weight))
+    if running.requires_grad and _falls_back(per_domain.domain, len(variance), layer.min_samples):
+        raise Declined  # no program has a gradient in the running means
     return Run(
         None,
-        (running.clone(), variance.clone(), weight),  # the buffers change before backward
+        (running.detach().clone(), variance.clone(), weight),  # the buffers change before backward
         domain=per_domain.domain,
         domains=len(variance),
         min_samples=layer.min_samples,
         segments=lambda: layer._shares(y, None, per_domain, base)[0],
     )
+
+
+def _falls_back(domain: Tensor, domains: int, min_samples: int) -> bool:
+    """Return whether samples are centred by running statistics, because their domain has too few of them."""
+    counts = torch.bincount(domain, minlength=domains)
+    return bool(((counts > 0) & (counts < min_samples)).any())

@@ -40,9 +40,11 @@ def update(
     count(layer, valid)
 
 
-@torch.no_grad()
 def before(layer: Any, chart: Diffeo | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the running means in the chart, the running variances and the weights of the new batch, for a program."""
+    """Return the running means in the chart, the running variances and the weights of the new batch, for a program.
+
+    The means have a gradient where the chart learns.
+    """
     mean = layer.running_mean if chart is None else chart(layer.running_mean)
     if layer.momentum is not None:
         weight = torch.full_like(layer.running_var, layer.momentum, dtype=torch.float64)

@@ -14,7 +14,7 @@ from manifoldnorm.linalg._precision import symmetrize
 from manifoldnorm.linalg.kernels import each_kernel, sum_of_kernels
 from manifoldnorm.stats.conjugate import conjugate_gradients
 from manifoldnorm.stats.processes import Processes
-from manifoldnorm.stats.reduction import Reduction, gather, over, total
+from manifoldnorm.stats.reduction import Reduction, over, total
 from manifoldnorm.stats.weights import Weights
 
 
@@ -99,7 +99,7 @@ def _own_kernels(s: Tensor, uh: Tensor, k: Tensor, index: Tensor | None) -> Tens
     if uh.ndim == 3 and index is None:
         return sum_of_kernels(s, uh, k)
     # a sum may round the two halves of a symmetric matrix differently, and the kernel is an operator on symmetric ones
-    return symmetrize(total(each_kernel(gather(s, index), uh, k), index, s))
+    return symmetrize(total(each_kernel(s, uh, k, index), index, s))
 
 
 def _over_hermitian(processes: Processes | None, own: Tensor) -> Tensor:

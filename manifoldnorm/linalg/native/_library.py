@@ -13,7 +13,7 @@ from torch import Tensor
 PATH = Path(__file__).with_name("_kernels.native.so")  # setup.py names it
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 CONVERGED, NOT_FINITE, NOT_CONVERGED = range(3)
-_INTERFACE = 5  # mn_interface() of a library that these functions can call
+_INTERFACE = 6  # mn_interface() of a library that these functions can call
 INPUTS, OUTPUTS = 9, 4  # operands of an operation
 _KINDS = {
     (torch.float64, torch.float64): 0,

@@ -130,30 +130,35 @@ static void bures_adjoint(const Means<T>& m, const Target<T>& t, const T* g, con
     total<T>(sum, size, T(1), sums);
 }
 
-// A mean's spectrum g and the weights of its basis.
-template <class T> struct Bures {
-    const T *spectrum, *weight;
-};
-
 // What the statistics add. With U = weight o (C - diag(g)), C = R^T diag(c) R with rows R, the gradient in C grows by
 // slope weight o U. With G the gradient in U, H = h o G with h^2 = 2 / (g_i + g_j), P = diag(g)^1/2 and T = P^-1 C P^-1,
-// the sum over the batch is T H + H T - 2 H - P^-1 C Z C P^-1 where C Z + Z C is the gradient in C. Writes G and the
-// logarithms U / h for what the kernel h adds to that.
+// a sample adds T H + H T - 2 H - P^-1 C Z C P^-1 to that of its mean, where C Z + Z C is the gradient in C: writes the
+// sum, or of several means the `terms`. Writes G and the logarithms U / h for what the kernel h adds to that.
 template <class T>
-static void bures_mean_adjoint(const Bures<T>& b, const T* slope, const T* c, const T* rows, T* grad_root, T* moved,
-                               T* log, int64_t begin, int64_t end, int64_t batch, int n, typename Simd<T>::V* memory,
-                               T* sums) {
+static void bures_mean_adjoint(const Means<T>& m, const T* c, const T* rows, T* grad_root, T* moved, T* terms, T* log,
+                               int64_t begin, int64_t end, int64_t batch, int n, typename Simd<T>::V* memory, T* sums) {
     using V = typename Simd<T>::V;
     const int64_t size = static_cast<int64_t>(n) * n;
     V *basis = memory, *root = basis + size, *g = root + size, *half = g + size, *inner = half + size;
-    V *sum = inner + size, *scaled = sum + size, *values = scaled + size;
-    const auto pair = [&](int i, int j) { return std::sqrt((b.spectrum[i] + b.spectrum[j]) / 2); };
-    const auto both = [&](int i, int j) { return 1 / (std::sqrt(b.spectrum[i]) * std::sqrt(b.spectrum[j])); };
-    T* const shared = new T[2 * size];  // 1 / h and P^-1 1 P^-1
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j < n; ++j) shared[i * n + j] = pair(i, j), shared[size + i * n + j] = both(i, j);
+    V *sum = inner + size, *scaled = sum + size, *weight = scaled + size, *inverse = weight + size;
+    V *slope = inverse + size, *values = slope + 1, *spectrum = values + n, *lengths = spectrum + n, *inverses = lengths + n;
+    const auto spectra = m.of(m.spectrum), weights = m.of(m.weight), slopes = m.of(m.scale);
+    const V one = broadcast<T>(1);
+    // P^-1 and P, 1 / weight; 1 / h = weight o P 1 P / 2
+    const auto derive = [&] {
+        for (int i = 0; i < n; ++i) inverses[i] = rsqrt(spectrum[i]), lengths[i] = spectrum[i] * inverses[i];
+        for (int64_t k = 0; k < size; ++k) inverse[k] = one / weight[k];
+    };
+    spectra.prepare(n, spectrum);
+    weights.prepare(size, weight);
+    slopes.prepare(1, slope);
+    if (!m.each) derive();
     for (int64_t i = 0; i < size; ++i) sum[i] = V{};
     for (int64_t first = begin; first < end; first += Simd<T>::W) {
+        spectra.load(first, batch, n, spectrum);
+        weights.load(first, batch, size, weight);
+        slopes.load(first, batch, 1, slope);
+        if (m.each) derive();
         load<T>(rows, first, batch, size, basis);
         load<T>(c, first, batch, n, values);
         for (int i = 0; i < n; ++i)
@@ -163,30 +168,37 @@ static void bures_mean_adjoint(const Bures<T>& b, const T* slope, const T* c, co
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) {
                 const int k = i * n + j;
-                half[k] = b.weight[k] * (root[k] - (i == j ? b.spectrum[i] : T(0)));
-                g[k] += (slope[0] * b.weight[k]) * half[k];
-                half[k] *= shared[k];
+                half[k] = weight[k] * (i == j ? root[k] - spectrum[i] : root[k]);
+                g[k] += (slope[0] * weight[k]) * half[k];
+                half[k] *= static_cast<T>(0.5) * weight[k] * (lengths[i] * lengths[j]);
             }
         store<T>(half, first, batch, size, log);
         store<T>(g, first, batch, size, grad_root);
-        for (int64_t k = 0; k < size; ++k) half[k] = g[k] * (1 / b.weight[k]);
+        for (int64_t k = 0; k < size; ++k) half[k] = g[k] * inverse[k];
         store<T>(half, first, batch, size, moved);
-        for (int64_t k = 0; k < size; ++k) half[k] *= 1 / shared[k], root[k] *= shared[size + k];
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < n; ++j) {
+                const V both = inverses[i] * inverses[j];
+                half[i * n + j] *= 2 * inverse[i * n + j] * both;
+                root[i * n + j] *= both;
+            }
         product(plain(root, n), plain(half, n), inner, n);
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) scaled[i * n + j] = inner[i * n + j] + inner[j * n + i] - 2 * half[i * n + j];
-        add_lanes<T>(scaled, size, batch - first, sum);
         product(plain(basis, n), plain(g, n), half, n);
         product(plain(half, n), transposed(basis, n), inner, n, true);
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) inner[i * n + j] *= values[i] * values[j] / (values[i] + values[j]);  // roots of positive numbers
         product(plain(inner, n), plain(basis, n), half, n);
-        product(transposed(basis, n), plain(half, n), scaled, n, true);
-        for (int64_t k = 0; k < size; ++k) scaled[k] *= -shared[size + k];
-        add_lanes<T>(scaled, size, batch - first, sum);
+        product(transposed(basis, n), plain(half, n), root, n, true);
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < n; ++j) scaled[i * n + j] -= root[i * n + j] * (inverses[i] * inverses[j]);
+        if (m.each)
+            store<T>(scaled, first, batch, size, terms);
+        else
+            add_lanes<T>(scaled, size, batch - first, sum);
     }
-    delete[] shared;
-    total<T>(sum, size, T(1), sums);
+    if (!m.each) total<T>(sum, size, T(1), sums);
 }
 
 }  // namespace MN_ISA

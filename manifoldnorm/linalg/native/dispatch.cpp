@@ -103,7 +103,8 @@ bool run_fused(const mn::Kernels* kernels, int type, const mn::Fused& call, int 
     const int lanes = kernels->lanes[type % 2];
     const int64_t full = (call.batch + lanes - 1) / lanes, each = (full + kParts - 1) / kParts;
     const int64_t parts = (full + each - 1) / each, size = static_cast<int64_t>(call.n) * call.n;
-    const bool sums = call.out[2] != nullptr && mn::flags(call.operation) != 2;
+    const bool terms = call.operation == mn::kBuresMeanAdjoint && call.kind == 1;
+    const bool sums = call.out[2] != nullptr && mn::flags(call.operation) != 2 && !terms;
     char* const partial = sums ? partials.reserve(kParts * size * bytes(type)) : nullptr;
     if (sums && partial == nullptr) return false;
     FusedJob job{call, kernels, type, each * lanes, partial};
@@ -152,7 +153,7 @@ bool run_line(const mn::Kernels* kernels, int type, const mn::Instruction& line,
 
 #define MN_EXPORT extern "C" __attribute__((visibility("default")))
 
-MN_EXPORT int mn_interface(void) { return 5; }  // changes with every change of the functions below
+MN_EXPORT int mn_interface(void) { return 6; }  // changes with every change of the functions below
 
 // The best instruction set of this processor: 0 baseline, 1 AVX2, 2 AVX-512.
 MN_EXPORT int mn_best(void) {

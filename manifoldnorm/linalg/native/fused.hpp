@@ -64,8 +64,8 @@ template <class T> static void fused(const mn::Fused& call, int64_t begin, int64
                                     space, static_cast<T*>(partial));
         }
         case mn::kBuresMeanAdjoint: {
-            const Bures<T> b{in(3), in(4)};
-            return bures_mean_adjoint<T>(b, in(2), in(0), in(1), out(0), out(1), out(3), begin, end, batch, n, space,
+            const Means<T> m{in(3), in(4), nullptr, in(2), call.kind == 1, call.index};
+            return bures_mean_adjoint<T>(m, in(0), in(1), out(0), out(1), out(2), out(3), begin, end, batch, n, space,
                                          static_cast<T*>(partial));
         }
         case mn::kProducts:
