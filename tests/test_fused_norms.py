@@ -43,7 +43,7 @@ def step(
 
 def assert_same(layer: Any, x: Tensor, tolerance: float, expected: str = "fused", domain: Tensor | None = None) -> None:
     g = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(5))
-    if x.shape[-1] == x.shape[-2]:
+    if x.ndim > 2 and x.shape[-1] == x.shape[-2]:
         g = g + g.mT
     fused, taken = step(layer, x, g, False, domain)
     reference, _ = step(layer, x, g, True, domain)
@@ -372,14 +372,34 @@ def test_charts_by_domain(manifold: Any, bias: Any, through: bool) -> None:
         assert_same(domain_layer(norm, manifold, dtype), points(manifold, 11, dtype=dtype), tolerance, domain=DOMAIN)
 
 
+@COMPILED
 @pytest.mark.parametrize("through", [True, False])
-def test_second_derivatives_of_flat_norms_by_domain(through: bool) -> None:
-    norm = layer_of(mn.nn.LieBatchNorm, mn.LogCholesky(3), torch.float64, grad_through_stats=through)
+@pytest.mark.parametrize("bias", ["tangent", "manifold", False])
+@pytest.mark.parametrize(
+    "manifold",
+    [mn.Euclidean(), mn.Euclidean(3), mn.Euclidean(3, 2), mn.manifolds.SymmetricMatrices(4), mn.CorrelationOffLog(4)],
+    ids=str,
+)
+def test_flat_by_domain(manifold: Any, bias: Any, through: bool) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+        norm = layer_of(mn.nn.LieBatchNorm, manifold, dtype, bias=bias, grad_through_stats=through)
+        layer, x = mn.nn.DomainBatchNorm(norm, 5), points(manifold, 11, dtype=dtype)
+        layer(points(manifold, 11, dtype=dtype), DOMAIN)  # running statistics that are not fresh
+        assert_same(layer, x, tolerance, domain=DOMAIN)
+        assert_same(layer, x[:, None].expand(11, 2, *manifold.point_shape), tolerance, domain=DOMAIN)
+    several = mn.nn.DomainBatchNorm(mn.nn.LieBatchNorm(manifold, channels=2, dtype=torch.float64), 5)
+    assert_same(several, points(manifold, 11, 2), 0.0, "template", domain=DOMAIN)
+
+
+@pytest.mark.parametrize("through", [True, False])
+@pytest.mark.parametrize("manifold", [mn.LogCholesky(3), mn.Euclidean(3), mn.Euclidean()], ids=str)
+def test_second_derivatives_of_flat_norms_by_domain(manifold: Any, through: bool) -> None:
+    norm = layer_of(mn.nn.LieBatchNorm, manifold, torch.float64, grad_through_stats=through)
     layer = mn.nn.DomainBatchNorm(norm, 5)
     x = points(norm.manifold, 6).requires_grad_()
 
     def f(x: Tensor) -> Any:
-        return layer(mn.linalg.symmetrize(x), DOMAIN[:6])
+        return layer(mn.linalg.symmetrize(x) if x.ndim == 3 else x, DOMAIN[:6])
 
     with _paths.template_only():
         expected = torch.autograd.grad(torch.autograd.grad(f(x).square().sum(), x, create_graph=True)[0].sum(), x)

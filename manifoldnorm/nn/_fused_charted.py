@@ -31,6 +31,7 @@ from manifoldnorm.stats import gather, weighted_mean
 class LogChart:
     """``log`` by eigenvalues: what a batch of matrices leaves for the way back is its spectra."""
 
+    axes = 2
     bias_kind, bias_adjoint = _program.SYMMETRIC, _program.SYMMETRIC
 
     @staticmethod
@@ -68,6 +69,7 @@ class LogChart:
 class CholeskyChart:
     """The log-Cholesky chart: what a batch leaves for the way back is its factors."""
 
+    axes = 2
     bias_kind, bias_adjoint = _program.HALF_LOWER, _program.OF_HALF_LOWER
 
     @staticmethod
@@ -103,15 +105,13 @@ class Shape:
     Attributes
     ----------
     chart : type
-        `LogChart` or `CholeskyChart`.
+        `LogChart`, `CholeskyChart`, or none at all: `_fused_flat_domains.Rows`.
     batch, n, dtype, precision
-        Of the samples; the dtype in which is computed, and eps of the input's.
+        Of the samples, n x n matrices or rows of n numbers; the dtype in which is computed, and eps of the input's.
     metric_scale, eps : float
         Of squared distances; added to the variance.
-    scaled : bool
-        Whether there is a scale.
-    bias : str
-        ``"tangent"`` (the parameter), ``"point"`` (of the chart) or empty.
+    scaled, bias : bool, str
+        Whether there is a scale; ``"tangent"`` (the parameter), ``"point"`` (of the chart) or empty.
     leaves : bool
         Whether the output leaves the chart.
     tracks : bool
@@ -133,6 +133,11 @@ class Shape:
     tracks: bool
     domains: int = 0
     min_samples: int = 1
+
+    @property
+    def one(self) -> tuple[int, ...]:
+        """The shape of one point."""
+        return (self.n,) * self.chart.axes
 
 
 class Forward(NamedTuple):
@@ -156,7 +161,7 @@ class Forward(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _forward(s: Shape) -> Forward:
-    p, chart, one = Program(s.n, s.dtype), s.chart, (s.n, s.n)
+    p, chart, one = Program(s.n, s.dtype), s.chart, s.one
     many = (s.batch, *one)
     x, out = p.argument(*many), p.argument(*many)
     groups = Groups.of(p, s.batch, s.domains, s.min_samples)
@@ -201,7 +206,7 @@ class Backward(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _backward(s: Shape, through: bool) -> Backward:
-    f, p, one = _forward(s), Program(s.n, s.dtype), (s.n, s.n)
+    f, p, one = _forward(s), Program(s.n, s.dtype), s.one
     many = (s.batch, *one)
     memory, g, out = p.argument(f.program.kept_size), p.argument(*many), p.argument(*many)
     groups, here = f.groups.within(p, memory), functools.partial(within, memory)
@@ -218,7 +223,10 @@ def _backward(s: Shape, through: bool) -> Backward:
     if s.bias:
         total = p.scratch(*one)
         p.add(_program.SUM_ROWS, [moved], [total], like=moved, numbers=(1.0,))
-        p.rearrange(s.chart.bias_adjoint if s.bias == "tangent" else _program.AS_IT_IS, total, bias)
+        if s.bias == "tangent":
+            p.rearrange(s.chart.bias_adjoint, total, bias)
+        else:
+            p.map(_program.SCALE, total, bias)
     if through:
         # factor (g - mean of g) + slope (y - mean)
         slope, centred, grad_mean = p.scratch(groups.count, 1), p.scratch(*many), p.scratch(groups.count, *one)
@@ -238,7 +246,7 @@ def _backward(s: Shape, through: bool) -> Backward:
 
 @dataclass
 class ChartedRun(Run):
-    """One batch, with what a second derivative needs."""
+    """One batch, with what a second derivative needs: the flat plan, and the chart (None: the samples are in it)."""
 
     flat: Any = None
     diffeo: Any = None
@@ -247,23 +255,23 @@ class ChartedRun(Run):
         """Return the output by the steps that can be differentiated again."""
         if bias is not None and self.shape.bias == "tangent":
             bias = self.diffeo.push_identity(linalg.symmetrize(bias))
-        y = self.diffeo(x)
-        moved = _fused_flat.template(y, log_scale, bias, self.flat)[0] if self.domain is None else None
-        if moved is None:
-            moved = self._by_domain(y, log_scale, bias)
+        y = x if self.diffeo is None else self.diffeo(x)
+        plain = self.domain is None
+        moved = _fused_flat.template(y, log_scale, bias, self.flat)[0] if plain else self._by_domain(y, log_scale, bias)
         return self.diffeo.inverse(moved) if self.shape.leaves else moved
 
     def _by_domain(self, y: Tensor, log_scale: Tensor | None, bias: Tensor | None) -> Tensor:
         assert self.domain is not None and self.segments is not None
-        running, running_variance, _ = self.tracks
-        segments, seen = self.segments(), y if self.flat.through else y.detach()
-        mean = where_enough(self.enough, weighted_mean(seen, segments, 2), self.diffeo(running))
-        square = (seen - gather(mean, self.domain)).square().sum((-2, -1)) * self.flat.metric_scale
-        variance = where_enough(self.enough, weighted_mean(square, segments, 0), running_variance)
+        axes, segments = len(self.flat.manifold.point_shape), self.segments()
+        seen = y if self.flat.through else y.detach()
+        running = self.tracks[0] if self.diffeo is None else self.diffeo(self.tracks[0])
+        mean = where_enough(self.enough, weighted_mean(seen, segments, axes), running)
+        square = (seen - gather(mean, self.domain)).square().reshape(len(y), -1).sum(1) * self.flat.metric_scale
+        variance = where_enough(self.enough, weighted_mean(square, segments, 0), self.tracks[1])
         factor = (variance + self.flat.eps).rsqrt()
         if log_scale is not None:
             factor = factor * log_scale.exp()
-        out: Tensor = spread(gather(factor, self.domain), 2) * (y - gather(mean, self.domain))
+        out: Tensor = spread(gather(factor, self.domain), axes) * (y - gather(mean, self.domain))
         return out if bias is None else out + bias
 
 

@@ -212,7 +212,9 @@ def fused(
     The running statistics follow.
     """
     plan: Any = _plan(layer, base, metric_scale, y)
-    if plan is None or (per_domain is not None and not plan.is_program):
+    if per_domain is not None:
+        plan = _by_domain(plan, y)
+    if plan is None:
         return None
     tangent = point = None
     if layer.bias_kind == "tangent" and plan.takes_tangent:
@@ -247,6 +249,18 @@ def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
         layer.record.note(layer, seen._replace(mean=mean, valid=valid), variance.view_as(layer.running_var))
     _running.after(layer, chart, new_mean, new_variance, valid)
     run.forget()
+
+
+def _by_domain(plan: Any, y: Tensor) -> Any:
+    """Return the plan for statistics per domain, or None."""
+    if plan is None or plan.is_program:
+        return plan
+    flat = type(plan.manifold) in _FLAT and y.ndim == 1 + len(plan.manifold.point_shape)
+    if not flat or not plain(y) or y.numel() == 0 or not _fused.usable(y.new_empty(1)):  # of any length
+        return None
+    from manifoldnorm.nn import _fused_flat_domains
+
+    return _fused_flat_domains.Plan(plan)
 
 
 def _run(layer: Any, chart: Diffeo | None, base: Any, y: Tensor, per_domain: Any) -> Run:

@@ -174,7 +174,7 @@ class Programmed(Function):
         gradients: tuple[Tensor | None, ...] = (
             grad_x.to(x.dtype),
             None if log_scale is None else view(plan.log_scale, memory).to(x.dtype).reshape(log_scale.shape),
-            None if bias is None else view(plan.bias, memory).to(x.dtype),
+            None if bias is None else view(plan.bias, memory).to(x.dtype).reshape(bias.shape),
         )
         if torch.is_grad_enabled():
             sources = (g, x, log_scale, bias)
