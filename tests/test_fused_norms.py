@@ -258,6 +258,38 @@ def test_grassmann(kind: Any, mean: Any, through: bool, bias: Any) -> None:
 
 
 @COMPILED
+@pytest.mark.parametrize(("kind", "mean", "through", "bias"), GRASSMANN)
+def test_grassmann_by_domain(kind: Any, mean: Any, through: bool, bias: Any) -> None:
+    for n, p, many in ((7, 3, 1), (5, 3, 4), (3, 1, 6)):
+        options = {"mean": mean, "grad_through_stats": through, "bias": bias}
+        norm = layer_of(kind, mn.Grassmann(n, p), torch.float64, **options)
+        layer, domain = mn.nn.DomainBatchNorm(norm, 5), DOMAIN.repeat(many)
+        domain[domain == 2] = torch.where(torch.arange(many) > 0, 1, 2)  # still one sample, too few
+        layer.norm.running_mean.copy_(frames(norm.manifold, 5))
+        layer.norm.running_var.copy_(torch.linspace(0.5, 2, 5))
+        assert_same(layer, frames(norm.manifold, 11 * many), 1e-12, domain=domain)
+
+
+@COMPILED
+@pytest.mark.parametrize("through", [True, False])
+def test_grassmann_by_domain_in_single_precision_and_across_threads(through: bool) -> None:
+    manifold, before = mn.Grassmann(7, 3), torch.get_num_threads()
+    norm = layer_of(mn.nn.GyroBatchNorm, manifold, torch.float32, grad_through_stats=through)
+    assert_same(mn.nn.DomainBatchNorm(norm, 5), frames(manifold, 11, dtype=torch.float32), 1e-4, domain=DOMAIN)
+    norm = layer_of(mn.nn.GyroBatchNorm, manifold, torch.float64, grad_through_stats=through)
+    layer, x, domain = mn.nn.DomainBatchNorm(norm, 60), frames(manifold, 550), (torch.arange(550) * 7) % 53
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(step(layer, x, torch.ones_like(x), False, domain)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0][name], value) for name, value in results[1].items())
+    assert_same(layer, x, 1e-12, domain=domain)
+
+
+@COMPILED
 @pytest.mark.parametrize("instructions", range(3))
 def test_grassmann_with_each_instruction_set(instructions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     library = kernels()
@@ -299,7 +331,7 @@ def test_chordal_mean_is_found_or_left_to_the_solver() -> None:
         x = frames(manifold, 20, size)
         expected, got = manifold.arithmetic_start(x, None), _grassmann.chordal_mean(x)
         assert got is not None
-        torch.testing.assert_close(got @ got.mT, expected @ expected.mT, atol=1e-13, rtol=0)
+        torch.testing.assert_close(got[0] @ got[0].mT, expected @ expected.mT, atol=1e-13, rtol=0)
     # the first of orthogonal frames is an invariant space of the mean projector, but not the one wanted
     eye = torch.eye(6, dtype=torch.float64)
     x = torch.stack([eye[:, :2], eye[:, 2:4], eye[:, 2:4]])

@@ -5,6 +5,7 @@ Frames are (..., n, p), contiguous and in double precision. `_frames` and `princ
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -66,12 +67,49 @@ def usable(x: Tensor) -> bool:
     return plain(x) and fusing(x, decompose=True) is not None
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Which group each sample belongs to, ascending (None: all to one), and the share (D) of a sample in its group."""
+
+    index: Tensor | None
+    share: Tensor
+
+    @property
+    def count(self) -> int:
+        """The number of groups D."""
+        return self.share.shape[0]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of numbers (N) over each group."""
+        if self.index is None:
+            return values.sum(0, keepdim=True)
+        return torch.zeros_like(self.share).index_add_(0, self.index, values)
+
+    def first(self, x: Tensor) -> Tensor:
+        """Return the first sample of each group; any for an empty one."""
+        if self.index is None:
+            return x[:1]
+        places = torch.searchsorted(self.index, torch.arange(self.count)).clamp_max(len(x) - 1)
+        return x.index_select(0, places)
+
+    def mean(self, sums: Tensor) -> Tensor:
+        """Return sums over each group (D, ...) times a sample's share."""
+        return sums * self.share.view(-1, *(1,) * (sums.ndim - 1))
+
+
 def _run(
-    operation: int, x: Tensor, batch: int, inputs: tuple[Tensor | None, ...], *outputs: Tensor | None, number: float = 0
+    operation: int,
+    x: Tensor,
+    batch: int,
+    inputs: tuple[Tensor | None, ...],
+    *outputs: Tensor | None,
+    groups: Groups | None = None,
 ) -> None:
     """Call the library on frames like ``x``; the operands are contiguous and outlive the call."""
     n, p = x.shape[-2:]
-    call = GrassmannCall(operation, p, n - p, batch, number)
+    call = GrassmannCall(operation, p, n - p, batch, index=None, groups=1)
+    if groups is not None and groups.index is not None:
+        call.index, call.groups = groups.index.data_ptr(), groups.count
     for place, t in enumerate(inputs):
         if t is not None:
             call.inputs[place] = t.data_ptr()
@@ -94,105 +132,121 @@ def _angles(batch: int, p: int, m: int, more: int = 0) -> Angles:
     )
 
 
-def chordal_mean(x: Tensor) -> Tensor | None:
-    """Return a frame of the dominant space of the mean projector of (N, n, p), or None if iterating is too slow."""
+def chordal_mean(x: Tensor, groups: Groups | None = None) -> Tensor | None:
+    """Return frames (D, n, p) of the dominant space of each group's mean projector, or None if iterating is too slow.
+
+    Samples are (N, n, p); of an empty group it is any sample.
+    """
     count, n, p = x.shape
     if n > LARGEST_CHORDAL:
         return None
-    projector, base = _empty(n, n), _empty(n, p)
-    _run(_CHORDAL, x, count, (x,), projector)
+    groups = groups or together(x)
+    projector, base = _empty(groups.count, n, n), _empty(groups.count, n, p)
+    _run(_CHORDAL, x, count, (x,), projector, groups=groups)
+    start, memory = groups.first(x), _empty(groups.count, n, -(-n // 8) * 8)
     try:
-        _run(_DOMINANT, x, 1, (projector, x), base, _empty(n, -(-n // 8) * 8), number=1 / count)
+        _run(_DOMINANT, x, groups.count, (projector, start, groups.share), base, memory)
     except NotConverged:
         return None
     return base
 
 
-def tangents(x: Tensor, base: Tensor, keep: bool) -> tuple[Tensor, Angles | None]:
-    """Return the sum of the logarithms at the base, in rows (p, n), and on demand the angles of (N, n, p) with it."""
+def together(x: Tensor) -> Groups:
+    """Return one group of all samples."""
+    return Groups(None, torch.full((1,), 1 / x.shape[0], dtype=torch.float64, device="cpu"))
+
+
+def tangents(x: Tensor, base: Tensor, keep: bool, groups: Groups) -> tuple[Tensor, Angles | None]:
+    """Return the sums of the logarithms at the bases, in rows (D, p, n), and on demand the angles of (N, n, p)."""
     count, n, p = x.shape
     record("eigh", x)
-    total, angles = _empty(p, n), _angles(count, p, n) if keep else None
-    _run(_TANGENTS, x, count, (x, base), total, *(angles or ()))
+    total, angles = _empty(groups.count, p, n), _angles(count, p, n) if keep else None
+    _run(_TANGENTS, x, count, (x, base), total, *(angles or ()), groups=groups)
     return total, angles
 
 
-def hessian(y: Tensor, angles: Angles) -> Tensor:
-    """Return the Hessian of half the mean squared distance at the base of `tangents` on a tangent vector (n, p)."""
+def hessian(y: Tensor, angles: Angles, groups: Groups) -> Tensor:
+    """Return the Hessians of half the mean squared distances at the bases of `tangents` on tangents (D, n, p)."""
     count, p, n = angles.off.shape
-    both = _empty(n * p + p * p)
-    _run(_HESSIAN, y, count, (y, *angles), both)
-    rows, right = both.split([n * p, p * p])
-    return torch.addmm(rows.view(p, n).mT, y, right.view(p, p)) / count
+    both = _empty(groups.count, n * p + p * p)
+    _run(_HESSIAN, y, count, (y.contiguous(), *angles), both, groups=groups)
+    rows, right = both.split([n * p, p * p], 1)
+    return groups.mean(torch.baddbmm(rows.view(-1, p, n).mT, y, right.view(-1, p, p)))
 
 
-def tangents_gradient(g: Tensor, angles: Angles, base: Tensor, grad_x: Tensor) -> None:
-    """Add to the gradients in the frames what the one of each logarithm, in rows (p, n), contributes."""
-    _run(_TANGENTS_GRADIENT, grad_x, grad_x.shape[0], (g, *angles, base), grad_x)
+def tangents_gradient(g: Tensor, angles: Angles, base: Tensor, grad_x: Tensor, groups: Groups) -> None:
+    """Add to the gradients in the frames what those of each group's logarithms, in rows (D, p, n), contribute."""
+    _run(_TANGENTS_GRADIENT, grad_x, grad_x.shape[0], (g, *angles, base), grad_x, groups=groups)
 
 
 def shot(direction: Tensor | None, base: Tensor | None, *, point: bool = False) -> Shot:
-    """Return the way to the exponential at ``base`` (None: the origin) of ``direction`` (None: to the base itself).
+    """Return the ways to the exponentials at ``base`` (None: the origin) of directions (None: to the base itself).
 
-    At the origin the lower block of the direction counts.
+    Both are (D, n, p). At the origin the lower block of a direction counts.
     """
     like = base if direction is None else direction
     assert like is not None
-    n, p = like.shape
-    angles = _angles(1, p, n - p, p + p * p)  # behind the angles: those of the direction, and their vectors
-    half, end = _empty(n, p), _empty(n, p) if point else None
-    _run(_SHOT, like, 1, (direction, base), half, end, *angles)
+    count, n, p = like.shape
+    angles = _angles(count, p, n - p, p + p * p)  # behind the angles: those of the direction, and their vectors
+    half, end = _empty(count, n, p), _empty(count, n, p) if point else None
+    _run(_SHOT, like, count, (direction, base), half, end, *angles)
     return Shot(half, end, angles, direction, base)
 
 
 def shot_gradient(g: Tensor, shot: Shot) -> Tensor:
-    """Return the gradient in the direction, or without one in the point, for one in the half, in rows (p, n)."""
-    out = _empty(*g.shape[::-1])
+    """Return the gradients in directions, or without one in points, for those in the halves, in rows (D, p, n)."""
+    out = _empty(g.shape[0], *g.shape[:0:-1])
     base = None if shot.direction is None else shot.base
-    _run(_SHOT_GRADIENT, out, 1, (g, *shot.angles, shot.direction, base), out)
+    _run(_SHOT_GRADIENT, out, g.shape[0], (g, *shot.angles, shot.direction, base), out)
     return out
 
 
-def centre(x: Tensor, half: Tensor) -> tuple[Angles, Tensor]:
+def centre(x: Tensor, half: Tensor, groups: Groups) -> tuple[Angles, Tensor]:
     """Return the angles of (N, n, p), moved to the origin by half the way of their mean, and their squared lengths."""
     count, n, p = x.shape
     record("eigh", x)
     angles, squared = _angles(count, p, n - p), _empty(count)
-    _run(_CENTRE, x, count, (x, half), *angles, squared)
+    _run(_CENTRE, x, count, (x, half), *angles, squared, groups=groups)
     return angles, squared
 
 
-def finish(angles: Angles, t: float, half: Tensor | None, out: Tensor) -> None:
-    """Write the frames at ``t`` times the way, moved from the origin by half the way to the bias."""
-    _run(_FINISH, out, out.shape[0], (*angles, half), out, number=t)
+def finish(angles: Angles, t: Tensor, half: Tensor | None, out: Tensor, groups: Groups) -> None:
+    """Write the frames at ``t`` (D) times the way, moved from the origin by half the way to the bias."""
+    _run(_FINISH, out, out.shape[0], (*angles, half, t), out, groups=groups)
 
 
 def gradient(
-    g: Tensor, angles: Angles, t: float, bias: Tensor | None, mean: Tensor | None
+    g: Tensor, angles: Angles, t: Tensor, bias: Tensor | None, mean: Tensor | None, groups: Groups
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients in half the bias (in rows), the samples and t (N), for those in the output of `finish`.
+    """Return the gradients in half the bias (1, p, n), the samples and t (N), for those in the output of `finish`.
 
     Samples are those before they were centred by half the mean; without it the centred ones, in rows.
     """
-    grad_bias, grad_x, grad_t = _empty(*g.shape[:0:-1]), torch.empty_like(g), _empty(g.shape[0])
-    _run(_GRADIENT, g, g.shape[0], (g, *angles, bias, mean), grad_bias, grad_x, grad_t, number=t)
+    grad_bias, grad_x, grad_t = _empty(1, *g.shape[:0:-1]), torch.empty_like(g), _empty(g.shape[0])
+    _run(_GRADIENT, g, g.shape[0], (g, *angles, bias, mean, t), grad_bias, grad_x, grad_t, groups=groups)
     return grad_bias, grad_x, grad_t
 
 
-def pull(x: Tensor, angles: Angles, centred: Tensor, mean: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """Return the gradients in half the mean, in rows, and in samples, for those in centred ones and squared lengths."""
-    grad_mean, grad_x = _empty(*x.shape[:0:-1]), torch.empty_like(x)
-    _run(_PULL, x, x.shape[0], (x, *angles, centred, mean), grad_mean, grad_x, number=slope)
+def pull(
+    x: Tensor, angles: Angles, centred: Tensor, mean: Tensor, slope: Tensor, groups: Groups
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients in half the means, in rows, and in samples, for those in centred ones and in squares."""
+    grad_mean, grad_x = _empty(groups.count, *x.shape[:0:-1]), torch.empty_like(x)
+    _run(_PULL, x, x.shape[0], (x, *angles, centred, mean, slope), grad_mean, grad_x, groups=groups)
     return grad_mean, grad_x
 
 
-def move(x: Tensor, y: Tensor, t: float) -> Tensor | None:
-    """Return the frames at ``t`` times the way from ``x`` to ``y``, both (..., n, p), or None if iterating fails."""
+def move(x: Tensor, y: Tensor, t: float | Tensor) -> Tensor | None:
+    """Return the frames at ``t`` times the way from ``x`` to ``y``, both (..., n, p), or None if iterating fails.
+
+    There is one ``t`` for all, or one for each.
+    """
     x, y, out = x.contiguous(), y.contiguous(), torch.empty(x.shape, dtype=x.dtype, device="cpu")
     n, p = x.shape[-2:]
+    times = torch.as_tensor(t, dtype=x.dtype, device="cpu").expand(x.shape[:-2]).contiguous()
     record("eigh", x)
     try:
-        _run(_MOVE, x, x.numel() // (n * p), (x, y), out, number=t)
+        _run(_MOVE, x, x.numel() // (n * p), (x, y, times), out)
     except NotConverged:
         return None
     return out

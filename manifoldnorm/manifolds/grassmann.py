@@ -81,7 +81,8 @@ class Grassmann(Manifold, Gyrogroup):
         if torch.is_grad_enabled() or p.shape != q.shape:
             return _point(p, _frames.ray_between(p, q), t)
         base, target = _frames.orthonormal(p), _frames.orthonormal(q)
-        if isinstance(t, float) and _grassmann.usable(base) and _grassmann.usable(target):
+        simple = isinstance(t, float) or t.shape == p.shape[:-2]
+        if simple and _grassmann.usable(base) and _grassmann.usable(target):
             moved = _grassmann.move(base, target, t)
             if moved is not None:
                 return moved.to(p.dtype)

@@ -213,7 +213,7 @@ def fused(
     """
     plan: Any = _plan(layer, base, metric_scale, y)
     if per_domain is not None:
-        plan = _by_domain(plan, y)
+        plan = _by_domain(plan, chart, y)
     if plan is None:
         return None
     tangent = point = None
@@ -229,8 +229,12 @@ def fused(
             out = plan.run(*inputs, run)
             _follow(layer, Observed(base, chart, metric_scale, y, None, y, None), run, chart)
         else:
-            out, mean, variance = plan.run(*inputs)
-            layer._follow(Observed(base, chart, metric_scale, y, None, mean, None), mean, variance)
+            valid = None
+            if per_domain is None:
+                out, mean, variance = plan.run(*inputs)
+            else:
+                out, mean, variance, valid = plan.by_domain(layer, per_domain.domain, *inputs)
+            layer._follow(Observed(base, chart, metric_scale, y, None, mean, valid), mean, variance)
     except Declined:
         return None
     took(layer, "fused")
@@ -251,10 +255,12 @@ def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
     run.forget()
 
 
-def _by_domain(plan: Any, y: Tensor) -> Any:
+def _by_domain(plan: Any, chart: Diffeo | None, y: Tensor) -> Any:
     """Return the plan for statistics per domain, or None."""
     if plan is None or plan.is_program:
         return plan
+    if type(plan.manifold) is Grassmann:
+        return plan if chart is None else None
     flat = type(plan.manifold) in _FLAT and y.ndim == 1 + len(plan.manifold.point_shape)
     if not flat or not plain(y) or y.numel() == 0 or not _fused.usable(y.new_empty(1)):  # of any length
         return None

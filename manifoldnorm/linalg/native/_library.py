@@ -88,9 +88,10 @@ class GrassmannCall(ctypes.Structure):
         ("p", ctypes.c_int),
         ("m", ctypes.c_int),
         ("batch", ctypes.c_int64),
-        ("number", ctypes.c_double),
         ("inputs", ctypes.c_void_p * 9),
         ("outputs", ctypes.c_void_p * 7),
+        ("index", ctypes.c_void_p),
+        ("groups", ctypes.c_int64),
     )
 
 

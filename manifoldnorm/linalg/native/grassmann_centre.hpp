@@ -5,14 +5,15 @@
 
 namespace MN_ISA {
 
-// in 0: x, 1: half the way to the mean; out 0..: saved, 5: squared lengths
+// in 0: x, 1: half the way to the mean of each group; out 0..: saved, 5: squared lengths
 static bool centre(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s) {
     const int p = s.p, m = s.m, n = s.n, ld = padded(n);
-    frame_of(s.first, call.in[1], 2, -2, p, n);
+    Groups groups(call);
     for (int64_t first = begin; first < end; first += kGroup) {
         const int count = static_cast<int>(end - first < kGroup ? end - first : kGroup);
         const Saved saved = saved_out(call, 0, first, m, s.local);
         for (int k = 0; k < count; ++k) {
+            if (groups.change(first + k)) frame_of(s.first, call.in[1] + groups.group * n * p, 2, -2, p, n);
             transpose(s.a, call.in[0] + (first + k) * n * p, p, n, p);
             mul(s.small[0], s.a, ld, s.first[0], p, p, n);
             mul(s.b, s.small[0], padded(p), s.first[1], n, p, p);
@@ -38,13 +39,13 @@ static void write_rows(double* out, const double* rows, int p, int n) {
         for (int i = 0; i < p; ++i) out[j * p + i] = rows[i * ld + j];
 }
 
-// in 0..: saved, 5: half the way to the bias or null; number: t; out 0: frames
+// in 0..: saved, 5: half the way to the bias or null, 6: t of each group; out 0: frames
 static void finish(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s) {
     const int p = s.p, m = s.m, n = s.n, ld = padded(n);
     const bool biased = call.in[5] != nullptr;
     if (biased) frame_of(s.first, call.in[5], 2, 2, p, n);
     for (int64_t k = begin; k < end; ++k) {
-        shoot_one(s.packed, s, saved_in(call, 0, k, m), m, &call.number);
+        shoot_one(s.packed, s, saved_in(call, 0, k, m), m, call.in[6] + call.group(k));
         unpack(s.a, s.packed, n, p, n);
         if (biased) {
             reflect_rows(s.a, p, n);
@@ -77,19 +78,21 @@ static void undo_gradient(double* out, double* g, Space& s) {
     subtract(out, g, p * ld);
 }
 
-// in 0: gradient in the frames, 1..: saved, 6: half the way to the bias or null, 7: to the mean or null; number: t;
+// in 0: gradient in the frames, 1..: saved, 6: half the way to the bias or null, 7: to the means or null, 8: t of each group;
 // out 1: gradients in x, or without 7 in the centred samples in rows, 2: gradients in t; sum: in half the bias, in rows
 static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
     const int p = s.p, m = s.m, n = s.n, ld = padded(n), size = p * n;
     const bool biased = call.in[6] != nullptr, undo = call.in[7] != nullptr;
     if (biased) frame_of(s.first, call.in[6], 1, 1, p, n);
-    if (undo) frame_of(s.second, call.in[7], 1, 1, p, n);
+    Groups groups(call);
     for (int64_t k = begin; k < end; ++k) {
+        if (groups.change(k) && undo) frame_of(s.second, call.in[7] + groups.group * size, 1, 1, p, n);
+        const double* const t = call.in[8] + groups.group;
         const double* const given = call.in[0] + k * size;
         const Saved saved = saved_in(call, 1, k, m);
         transpose(s.a, given, p, n, p);
         if (biased) {  // y = z S h (2 h^T) - z S
-            shoot_one(s.packed, s, saved, m, &call.number);
+            shoot_one(s.packed, s, saved, m, t);
             unpack(s.b, s.packed, n, p, n);
             reflect_rows(s.b, p, n);
             mul(s.small[0], s.b, ld, s.first[0], p, p, n);  // across
@@ -102,7 +105,7 @@ static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
             reflect_rows(s.b, p, n);
         }
         pack(s.packed, n, biased ? s.b : s.a, p, n);
-        mn::Angles back = one(saved, p, m, &call.number, s.packed);
+        mn::Angles back = one(saved, p, m, t, s.packed);
         back.out[0] = s.along, back.out[1] = s.local.off, back.out[2] = call.out[2] + k;
         dilate_backward(back, 0, s.scratch);
         double* const out = call.out[1] + k * size;
@@ -117,14 +120,16 @@ static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
     }
 }
 
-// in 0: x, 1..: saved, 6: gradients in the centred samples in rows, 7: half the way to the mean; number: gradient in
-// every squared length; out 1: gradients in x; sum: in half the mean, in rows
-static void pull_back(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
+// in 0: x, 1..: saved, 6: gradients in the centred samples in rows, 7: half the way to the means, 8: gradient in every
+// squared length of a group; out 1: gradients in x; sum: in half the mean, in rows
+static void pull_back(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, Sums& sums) {
     const int p = s.p, m = s.m, n = s.n, ld = padded(n), size = p * n;
-    frame_of(s.second, call.in[7], 1, 1, p, n);
+    Groups groups(call);
     for (int64_t k = begin; k < end; ++k) {
+        if (groups.change(k)) frame_of(s.second, call.in[7] + groups.group * size, 1, 1, p, n);
+        double* const sum = sums.of(k);
         const double* const x = call.in[0] + k * size;
-        mn::Angles back = one(saved_in(call, 1, k, m), p, m, nullptr, &call.number);
+        mn::Angles back = one(saved_in(call, 1, k, m), p, m, nullptr, call.in[8] + groups.group);
         back.out[0] = s.along, back.out[1] = s.local.off;
         square_backward(back, 0, s.scratch);
         join(s.packed, n, s.along, s.local.off, p, m);

@@ -6,10 +6,11 @@
 namespace MN_ISA {
 
 // in 0: x; sum: x x^T
-static void chordal(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
+static void chordal(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, Sums& sums) {
     const int p = s.p, n = s.n, ld = padded(n);
     for (int64_t k = begin; k < end; ++k) {
         const double* const x = call.in[0] + k * n * p;
+        double* const sum = sums.of(k);
         transpose(s.a, x, p, n, p);
         for (int j = 0; j < n; j += kStep) {  // strips of the lower triangle
             const int width = n - j < kStep ? n - j : kStep;
@@ -38,16 +39,17 @@ static void orthonormal_rows(double* q, int p, int n) {
     }
 }
 
-// in 0: symmetric matrix (n x n, of which the lower triangle counts), 1: a frame to start from; number: a factor of the
-// matrix; out 0: a frame of the space of the p largest eigenvalues, by orthogonal iteration. False if that takes too long
-// or it cannot be told that they are the largest.
-static bool dominant(const mn::Grassmann& call, Space& s, double* matrix) {
+// in 0: symmetric matrix (n x n, of which the lower triangle counts), 1: a frame to start from, 2: a factor of the
+// matrix; out 0: a frame of the space of the p largest eigenvalues, by orthogonal iteration, 1: memory. False if that takes
+// too long or it cannot be told that they are the largest. With the factor 0 the frame is the one to start from.
+static bool dominant(const mn::Grassmann& call, Space& s) {
     const int p = s.p, n = s.n, ld = padded(n), small = padded(p);
-    double total = 0;
+    if (call.in[2][0] == 0) return memcpy(call.out[0], call.in[1], sizeof(double) * n * p), true;
+    double total = 0, *const matrix = call.out[1];
     memset(matrix, 0, sizeof(double) * n * ld);
     for (int i = 0; i < n; ++i)
         for (int j = 0; j <= i; ++j) {
-            const double x = call.in[0][i * n + j] * call.number;
+            const double x = call.in[0][i * n + j] * call.in[2][0];
             matrix[i * ld + j] = matrix[j * ld + i] = x;
             total += (i == j ? 1 : 2) * x * x;
         }
@@ -89,14 +91,15 @@ static bool dominant(const mn::Grassmann& call, Space& s, double* matrix) {
     return true;
 }
 
-// in 0: x, 1: base; out 1..: saved, p x n off the base; sum: the logarithms in rows
-static bool tangents(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
+// in 0: x, 1: base of each group; out 1..: saved, p x n off the base; sum: the logarithms in rows
+static bool tangents(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, Sums& sums) {
     const int p = s.p, n = s.n, ld = padded(n), size = p * n;
-    frame_of(s.first, call.in[1], 1, 1, p, n);
+    Groups groups(call);
     for (int64_t first = begin; first < end; first += kGroup) {
         const int count = static_cast<int>(end - first < kGroup ? end - first : kGroup);
         const Saved saved = saved_out(call, 1, first, n, s.local);
         for (int k = 0; k < count; ++k) {
+            if (groups.change(first + k)) frame_of(s.first, call.in[1] + groups.group * size, 1, 1, p, n);
             transpose(s.a, call.in[0] + (first + k) * size, p, n, p);
             mul(s.small[0], s.a, ld, s.first[0], p, p, n);
             mul(s.b, s.small[0], padded(p), s.first[1], n, p, p);
@@ -107,6 +110,7 @@ static bool tangents(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
         if (!decompose(s, saved, count, n)) return false;
         for (int k = 0; k < count; ++k) {
             shoot_one(s.packed, s, at(saved, k, p, n), n, nullptr);
+            double* const sum = sums.of(first + k);
             for (int i = 0; i < size; ++i) sum[i] += s.packed[i];
         }
     }
@@ -118,13 +122,15 @@ MN_INLINE Vd x_cot_x(Vd x) {  // for 0 <= x < pi, not 0 itself
     return x * (broadcast(1.0) - broadcast(2.0) * half * half) / sine_of(x);
 }
 
-// in 0: a tangent vector (n x p) at the base, 1..: saved, p x n off the base; sum: what the Hessians of half the squared
+// in 0: a tangent vector (n x p) at the base of each group, 1..: saved, p x n off the base; sum: what the Hessians of half the squared
 // distances make of it, in rows, but for the product from the right with the sum of V (x cot x) V^T, which stands behind
-static void hessian(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, double* sum) {
+static void hessian(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, Sums& sums) {
     const int p = s.p, n = s.n, ld = padded(n), small = padded(p);
     double *const own = s.a, *const even = s.c, *const odd = s.first[1];
-    unpack(s.first[0], call.in[0], p, n, p);
+    Groups groups(call);
     for (int64_t k = begin; k < end; ++k) {
+        if (groups.change(k)) unpack(s.first[0], call.in[0] + groups.group * n * p, p, n, p);
+        double* const sum = sums.of(k);
         const Saved saved = saved_in(call, 1, k, n);
         double *right = s.small[0], *left = s.small[1], *turned = s.small[2], *weighed = s.small[3];
         unpack(right, saved.right, p, p, p);
@@ -164,12 +170,14 @@ static void hessian(const mn::Grassmann& call, int64_t begin, int64_t end, Space
     }
 }
 
-// in 0: the gradient in each logarithm, in rows, 1..: saved, p x n off the base, 6: base; out 0: gradients in x, added to
+// in 0: the gradient in each logarithm of a group, in rows, 1..: saved, p x n off the base, 6: bases; out 0: gradients in x,
+// added to
 static void tangents_gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s) {
     const int p = s.p, n = s.n, ld = padded(n), size = p * n;
-    frame_of(s.first, call.in[6], 1, 1, p, n);
+    Groups groups(call);
     for (int64_t k = begin; k < end; ++k) {
-        mn::Angles back = one(saved_in(call, 1, k, n), p, n, nullptr, call.in[0]);
+        if (groups.change(k)) frame_of(s.first, call.in[6] + groups.group * size, 1, 1, p, n);
+        mn::Angles back = one(saved_in(call, 1, k, n), p, n, nullptr, call.in[0] + groups.group * size);
         back.out[0] = s.along, back.out[1] = s.local.off;
         velocity_backward(back, 0, s.scratch);
         unpack(s.a, s.local.off, n, p, n);

@@ -127,7 +127,7 @@ static void shot_gradient(const mn::Grassmann& call, Space& s) {
     write_rows(call.out[0], s.b, p, n);
 }
 
-// in 0: frames, 1: other frames; number: t; out 0: the frames at t times the way to the others
+// in 0: frames, 1: other frames, 2: t of each; out 0: the frames at t times the way to the others
 static bool move(const mn::Grassmann& call, int64_t k, Space& s) {
     const int p = s.p, n = s.n, ld = padded(n), size = p * n;
     const double *from = call.in[0] + k * size, *to = call.in[1] + k * size;
@@ -141,7 +141,7 @@ static bool move(const mn::Grassmann& call, int64_t k, Space& s) {
     for (int i = 0; i < p; ++i) s.along[i * p + i] += 1;
     pack(s.local.off, n, s.a, p, n);
     if (!decompose(s, s.local, 1, n)) return false;
-    shoot_one(s.packed, s, s.local, n, &call.number);
+    shoot_one(s.packed, s, s.local, n, call.in[2] + k);
     mul(s.b, s.packed, p + n, s.first[1], n, p, p);
     for (int i = 0; i < p; ++i)
         for (int j = 0; j < n; ++j) s.b[i * ld + j] += s.packed[i * (p + n) + p + j];

@@ -76,6 +76,40 @@ static int64_t grassmann_sum(int operation, int p, int m) {
     return operation == mn::kTangents || operation == mn::kGradient || operation == mn::kPull ? n * p : 0;
 }
 
+// Sums over the samples, or over those of each of their groups, one behind the other.
+class Sums {
+  public:
+    Sums(const int64_t* index, int64_t begin, double* sum, int64_t size)
+        : index_(index), last_(begin), size_(size), sum_(sum) {
+        if (sum != nullptr) memset(sum, 0, sizeof(double) * size);
+    }
+    double* of(int64_t k) {  // for k that do not fall
+        if (index_ != nullptr && index_[k] != index_[last_]) memset(sum_ += size_, 0, sizeof(double) * size_);
+        last_ = k;
+        return sum_;
+    }
+
+  private:
+    const int64_t* index_;
+    int64_t last_, size_;
+    double* sum_;
+};
+
+// Says when samples, one after the other, come to another group.
+class Groups {
+  public:
+    explicit Groups(const mn::Grassmann& call) : call_(call) {}
+    bool change(int64_t k) {
+        const int64_t before = group;
+        group = call_.group(k);
+        return group != before;
+    }
+    int64_t group = -1;
+
+  private:
+    const mn::Grassmann& call_;
+};
+
 // A frame (n x p), and its rows times a number, but with the sign of the reflection
 static void frame_of(double* const frame[2], const double* x, double times, double reflected, int p, int n) {
     unpack(frame[0], x, p, n, p);

@@ -14,16 +14,23 @@ enum GrassmannOperation : int {
 struct Grassmann {
     int operation, p, m;
     int64_t batch;
-    double number;
     const double* in[9];
     double* out[7];
+    const int64_t* index;  // the group of each sample, ascending; null: all are of one
+    int64_t groups;
+
+    int64_t group(int64_t k) const { return index == nullptr ? 0 : index[k]; }
 };
+
+// Whether an operation sums over each group.
+constexpr bool sums_by_group(const Grassmann& call) { return call.index != nullptr && call.operation != kGradient; }
 
 struct GrassmannKernels {
     int64_t (*memory)(int p, int m);  // bytes of scratch memory
-    // how many numbers the operation sums over the batch, into out[0]
+    // how many numbers the operation sums over the batch or over each group, into out[0]
     int64_t (*sum)(int operation, int p, int m);
-    // the samples from `begin` to `end`; `partial` receives their sum; false if an iteration did not end
+    // the samples from `begin` to `end`; `partial` receives their sum, or those of their groups one behind the other;
+    // false if an iteration did not end
     bool (*run)(const Grassmann& call, int64_t begin, int64_t end, char* memory, double* partial);
 };
 
