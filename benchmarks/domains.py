@@ -53,7 +53,7 @@ def cases(n: int, d: int) -> dict[str, tuple[Make, Any]]:
         "Klein": (gyro, mn.Klein(d)),
         "sphere": (gyro, mn.Sphere(d)),
         "projected sphere": (gyro, mn.ProjectedSphere(d)),
-        "Grassmann": (gyro, mn.Grassmann(n, n // 4)),
+        "Grassmann, 50 x 10": (gyro, mn.Grassmann(50, 10)),
         "rotations": (lie, mn.Rotations(3)),
         "product": (riemannian, mn.Product(mn.AffineInvariant(n), mn.PoincareBall(d))),
     }

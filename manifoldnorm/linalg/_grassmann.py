@@ -69,10 +69,20 @@ def usable(x: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Groups:
-    """Which group each sample belongs to, ascending (None: all to one), and the share (D) of a sample in its group."""
+    """The groups of samples that have statistics of their own.
 
-    index: Tensor | None
+    Attributes
+    ----------
+    share : Tensor
+        The share (D) of a sample in the statistics of its group.
+    index, order : Tensor or None
+        The group (N) of each sample when they are sorted by group, and where each of these stands in the batch; None
+        for a single group. What the kernels keep for themselves is sorted; frames and their gradients are the batch's.
+    """
+
     share: Tensor
+    index: Tensor | None = None
+    order: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -87,10 +97,10 @@ class Groups:
 
     def first(self, x: Tensor) -> Tensor:
         """Return the first sample of each group; any for an empty one."""
-        if self.index is None:
+        if self.index is None or self.order is None:
             return x[:1]
         places = torch.searchsorted(self.index, torch.arange(self.count)).clamp_max(len(x) - 1)
-        return x.index_select(0, places)
+        return x.index_select(0, self.order[places])
 
     def mean(self, sums: Tensor) -> Tensor:
         """Return sums over each group (D, ...) times a sample's share."""
@@ -107,9 +117,9 @@ def _run(
 ) -> None:
     """Call the library on frames like ``x``; the operands are contiguous and outlive the call."""
     n, p = x.shape[-2:]
-    call = GrassmannCall(operation, p, n - p, batch, index=None, groups=1)
-    if groups is not None and groups.index is not None:
-        call.index, call.groups = groups.index.data_ptr(), groups.count
+    call = GrassmannCall(operation, p, n - p, batch, index=None, order=None, groups=1)
+    if groups is not None and groups.index is not None and groups.order is not None:
+        call.index, call.order, call.groups = groups.index.data_ptr(), groups.order.data_ptr(), groups.count
     for place, t in enumerate(inputs):
         if t is not None:
             call.inputs[place] = t.data_ptr()
@@ -153,7 +163,7 @@ def chordal_mean(x: Tensor, groups: Groups | None = None) -> Tensor | None:
 
 def together(x: Tensor) -> Groups:
     """Return one group of all samples."""
-    return Groups(None, torch.full((1,), 1 / x.shape[0], dtype=torch.float64, device="cpu"))
+    return Groups(torch.full((1,), 1 / x.shape[0], dtype=torch.float64, device="cpu"))
 
 
 def tangents(x: Tensor, base: Tensor, keep: bool, groups: Groups) -> tuple[Tensor, Angles | None]:

@@ -19,7 +19,7 @@ from manifoldnorm.linalg._basis import HIGHER_ORDER, no_derivative
 from manifoldnorm.linalg._grassmann import Angles, Groups, NotConverged, Shot
 from manifoldnorm.linalg._program import Declined
 from manifoldnorm.manifolds import Grassmann
-from manifoldnorm.stats import Exact, Karcher, Newton, gather, segment
+from manifoldnorm.stats import Exact, Karcher, Newton, segment
 from manifoldnorm.stats.conjugate import conjugate_gradients
 
 
@@ -66,8 +66,9 @@ class Plan:
         if base is not None:
             return base
         segments = None
-        if groups.index is not None:
-            segments = segment(torch.ones_like(x[:, 0, 0]), groups.index, groups.count, alike=True)[0]
+        if groups.index is not None and groups.order is not None:
+            domain = torch.empty_like(groups.index).scatter_(0, groups.order, groups.index)
+            segments = segment(torch.ones_like(x[:, 0, 0]), domain, groups.count, alike=True)[0]
         found = self.mean.before_last(self.manifold, x, segments)
         return found.reshape(groups.count, *x.shape[1:]).contiguous()
 
@@ -81,13 +82,12 @@ class Domains:
     variance: Tensor
     few: int
 
-    def groups(self) -> tuple[Tensor, Tensor, Groups, Tensor]:
-        """Return the samples' order by domain and the way back, the groups, and which domains have enough samples."""
+    def groups(self) -> tuple[Groups, Tensor]:
+        """Return the groups, and which of them have enough samples."""
         counts = torch.bincount(self.domain, minlength=len(self.variance))
         index, order = self.domain.long().sort(stable=True)
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
         share = torch.where(counts > 0, 1 / counts.double(), 0.0)
-        return order, back, Groups(index, share), counts >= self.few
+        return Groups(share, index, order), counts >= self.few
 
 
 def _wide(t: Tensor) -> Tensor:
@@ -127,8 +127,8 @@ class FusedGrassmann(Function):
         domains: Domains | None,
         plan: Plan,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        order, back, groups, enough = (None, None, kernels.together(x), None) if domains is None else domains.groups()
-        wide = gather(_wide(x), order)
+        groups, enough = (kernels.together(x), None) if domains is None else domains.groups()
+        wide = _wide(x)
         base = plan.start(wide, groups)
         newton = None if isinstance(plan.mean, Karcher) else plan.mean
         total, first = kernels.tangents(wide, base, plan.through or newton is not None, groups)
@@ -152,22 +152,22 @@ class FusedGrassmann(Function):
             to_bias = kernels.shot(None, _wide(point).unsqueeze(0))
         out = torch.empty_like(wide)
         kernels.finish(angles, factor, None if to_bias is None else to_bias.half, out, groups)
-        ctx.plan, ctx.share = plan, groups.share
-        numbers = (order, back, groups.index, enough, factor, variance)
+        ctx.plan = plan
+        numbers = (groups.share, groups.index, groups.order, enough, factor, variance)
         ctx.save_for_backward(
             x, log_scale, tangent, point, *numbers, *angles, *_flat(to_mean), *_flat(to_bias), *(first or ())
         )
         assert to_mean.point is not None
         mean, variance = to_mean.point.to(x.dtype), variance.to(x.dtype, copy=True)
         ctx.mark_non_differentiable(mean, variance)
-        return gather(out, back).to(x.dtype), mean, variance, enough
+        return out.to(x.dtype), mean, variance, enough
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
         x, log_scale, tangent, point, *saved = ctx.saved_tensors
         sources = (x, g, log_scale, tangent, point)
         with torch.no_grad():
-            gradients = _gradients(ctx.plan, ctx.share, g, x, saved)
+            gradients = _gradients(ctx.plan, g, x, saved)
         pairs = zip((x, log_scale, tangent, point), gradients, strict=True)
         found = [None if source is None else grad.to(source.dtype).view_as(source) for source, grad in pairs]
         if torch.is_grad_enabled():
@@ -175,24 +175,24 @@ class FusedGrassmann(Function):
         return *found, None, None
 
 
-def _gradients(plan: Plan, share: Tensor, g: Tensor, x: Tensor, saved: list[Any]) -> tuple[Any, ...]:
+def _gradients(plan: Plan, g: Tensor, x: Tensor, saved: list[Any]) -> tuple[Any, ...]:
     """Return the gradients in the samples, in the logarithm of the scale, and in the bias (twice)."""
-    order, back, index, enough, factor, variance = saved[:6]
-    groups, angles, first = Groups(index, share), Angles(*saved[6:11]), saved[27:]
+    enough, factor, variance = saved[3:6]
+    groups, angles, first = Groups(*saved[:3]), Angles(*saved[6:11]), saved[27:]
     to_mean, to_bias = _shot(*saved[11:19]), _shot(*saved[19:27])
     assert to_mean is not None
     half, bias = to_mean.half, None if to_bias is None else to_bias.half
-    wide, undone = gather(_wide(g), order), None if plan.through else half
-    grad_bias, grad_x, grad_t = kernels.gradient(wide, angles, factor, bias, undone, groups)
+    undone = None if plan.through else half
+    grad_bias, grad_x, grad_t = kernels.gradient(_wide(g), angles, factor, bias, undone, groups)
     grad_log = groups.sum(grad_t) * factor
     if plan.through:
         slope = groups.mean(grad_log / (variance + plan.eps)) * (-plan.metric_scale / 2)
-        slope, ordered = _where(enough, slope, 0.0), gather(_wide(x), order)
-        grad_half, grad_x = kernels.pull(ordered, angles, grad_x, half, slope, groups)
+        slope = _where(enough, slope, 0.0)
+        grad_half, grad_x = kernels.pull(_wide(x), angles, grad_x, half, slope, groups)
         step = _where(enough, kernels.shot_gradient(grad_half, to_mean), 0.0)
         step = _solve(Angles(*first), step, plan.mean.backward_steps, groups)
         assert to_mean.base is not None
         kernels.tangents_gradient(groups.mean(step.mT).contiguous(), Angles(*first), to_mean.base, grad_x, groups)
     if to_bias is not None:
         grad_bias = kernels.shot_gradient(grad_bias, to_bias)
-    return gather(grad_x, back), grad_log.sum(), grad_bias, grad_bias
+    return grad_x, grad_log.sum(), grad_bias, grad_bias

@@ -91,6 +91,7 @@ class GrassmannCall(ctypes.Structure):
         ("inputs", ctypes.c_void_p * 9),
         ("outputs", ctypes.c_void_p * 7),
         ("index", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
         ("groups", ctypes.c_int64),
     )
 

@@ -14,7 +14,7 @@ static bool centre(const mn::Grassmann& call, int64_t begin, int64_t end, Space&
         const Saved saved = saved_out(call, 0, first, m, s.local);
         for (int k = 0; k < count; ++k) {
             if (groups.change(first + k)) frame_of(s.first, call.in[1] + groups.group * n * p, 2, -2, p, n);
-            transpose(s.a, call.in[0] + (first + k) * n * p, p, n, p);
+            transpose(s.a, call.in[0] + call.place(first + k) * n * p, p, n, p);
             mul(s.small[0], s.a, ld, s.first[0], p, p, n);
             mul(s.b, s.small[0], padded(p), s.first[1], n, p, p);
             reflect_rows(s.a, p, n);
@@ -53,7 +53,7 @@ static void finish(const mn::Grassmann& call, int64_t begin, int64_t end, Space&
             mul(s.b, s.small[0], padded(p), s.first[1], n, p, p);
             subtract(s.b, s.a, p * ld);
         }
-        write_rows(call.out[0] + k * n * p, biased ? s.b : s.a, p, n);
+        write_rows(call.out[0] + call.place(k) * n * p, biased ? s.b : s.a, p, n);
     }
 }
 
@@ -88,7 +88,7 @@ static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
     for (int64_t k = begin; k < end; ++k) {
         if (groups.change(k) && undo) frame_of(s.second, call.in[7] + groups.group * size, 1, 1, p, n);
         const double* const t = call.in[8] + groups.group;
-        const double* const given = call.in[0] + k * size;
+        const double* const given = call.in[0] + call.place(k) * size;
         const Saved saved = saved_in(call, 1, k, m);
         transpose(s.a, given, p, n, p);
         if (biased) {  // y = z S h (2 h^T) - z S
@@ -108,7 +108,7 @@ static void gradient(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
         mn::Angles back = one(saved, p, m, t, s.packed);
         back.out[0] = s.along, back.out[1] = s.local.off, back.out[2] = call.out[2] + k;
         dilate_backward(back, 0, s.scratch);
-        double* const out = call.out[1] + k * size;
+        double* const out = call.out[1] + (undo ? call.place(k) : k) * size;
         if (!undo) {
             join(out, n, s.along, s.local.off, p, m);
             continue;
@@ -128,7 +128,7 @@ static void pull_back(const mn::Grassmann& call, int64_t begin, int64_t end, Spa
     for (int64_t k = begin; k < end; ++k) {
         if (groups.change(k)) frame_of(s.second, call.in[7] + groups.group * size, 1, 1, p, n);
         double* const sum = sums.of(k);
-        const double* const x = call.in[0] + k * size;
+        const double* const x = call.in[0] + call.place(k) * size;
         mn::Angles back = one(saved_in(call, 1, k, m), p, m, nullptr, call.in[8] + groups.group);
         back.out[0] = s.along, back.out[1] = s.local.off;
         square_backward(back, 0, s.scratch);
@@ -137,7 +137,7 @@ static void pull_back(const mn::Grassmann& call, int64_t begin, int64_t end, Spa
         for (int i = 0; i < size; ++i) s.packed[i] += given[i];
         unpack(s.a, s.packed, n, p, n);
         undo_gradient(s.b, s.a, s);
-        write_rows(call.out[1] + k * size, s.b, p, n);
+        write_rows(call.out[1] + call.place(k) * size, s.b, p, n);
         transpose(s.c, x, p, n, p);
         add_product(sum, s.small[0], s.c, 1, s);
         mul(s.small[1], s.c, ld, s.second[0], p, p, n);  // across

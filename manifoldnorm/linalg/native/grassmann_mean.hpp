@@ -9,7 +9,7 @@ namespace MN_ISA {
 static void chordal(const mn::Grassmann& call, int64_t begin, int64_t end, Space& s, Sums& sums) {
     const int p = s.p, n = s.n, ld = padded(n);
     for (int64_t k = begin; k < end; ++k) {
-        const double* const x = call.in[0] + k * n * p;
+        const double* const x = call.in[0] + call.place(k) * n * p;
         double* const sum = sums.of(k);
         transpose(s.a, x, p, n, p);
         for (int j = 0; j < n; j += kStep) {  // strips of the lower triangle
@@ -100,7 +100,7 @@ static bool tangents(const mn::Grassmann& call, int64_t begin, int64_t end, Spac
         const Saved saved = saved_out(call, 1, first, n, s.local);
         for (int k = 0; k < count; ++k) {
             if (groups.change(first + k)) frame_of(s.first, call.in[1] + groups.group * size, 1, 1, p, n);
-            transpose(s.a, call.in[0] + (first + k) * size, p, n, p);
+            transpose(s.a, call.in[0] + call.place(first + k) * size, p, n, p);
             mul(s.small[0], s.a, ld, s.first[0], p, p, n);
             mul(s.b, s.small[0], padded(p), s.first[1], n, p, p);
             subtract(s.a, s.b, p * ld);
@@ -185,7 +185,7 @@ static void tangents_gradient(const mn::Grassmann& call, int64_t begin, int64_t 
         mul(s.small[0], s.a, ld, s.first[0], p, p, n);
         subtract(s.small[1], s.small[0], p * padded(p));
         mul(s.b, s.small[1], padded(p), s.first[1], n, p, p);
-        double* const out = call.out[0] + k * size;
+        double* const out = call.out[0] + call.place(k) * size;
         for (int i = 0; i < p; ++i)
             for (int j = 0; j < n; ++j) out[j * p + i] += s.a[i * ld + j] + s.b[i * ld + j];
     }

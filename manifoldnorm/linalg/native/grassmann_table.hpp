@@ -17,9 +17,11 @@ struct Grassmann {
     const double* in[9];
     double* out[7];
     const int64_t* index;  // the group of each sample, ascending; null: all are of one
+    const int64_t* order;  // where the sample stands in what the caller has (frames and their gradients), or null
     int64_t groups;
 
     int64_t group(int64_t k) const { return index == nullptr ? 0 : index[k]; }
+    int64_t place(int64_t k) const { return order == nullptr ? k : order[k]; }
 };
 
 // Whether an operation sums over each group.
