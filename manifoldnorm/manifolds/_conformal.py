@@ -85,18 +85,20 @@ class ConformalManifold(Manifold, Gyrogroup):
     def _unframe(self, space: Space, p: Disk, frame: Tensor) -> Tensor:
         """Return the tangent vectors at ``p`` with these coordinates."""
 
-    def _difference(self, space: Space, x: Disk, y: Disk, of_x: Tensor, of_y: Tensor) -> Tensor | None:
-        """Return ``y.point - x.point`` with the digits of ``of_y - of_x`` where plain subtraction would lose them."""
+    def _difference(self, space: Space, x: Disk, y: Disk, of_x: Callable[[], Tensor], of_y: Tensor) -> Tensor | None:
+        """Return ``y.point - x.point`` with the digits of ``of_y - of_x()`` where plain subtraction would lose them."""
         return None
 
     def _coordinates(self, frame: Tensor) -> Tensor:
         """Return vectors of the frame in the shape of points: coordinates of `mean_system`."""
         return frame
 
-    def _moved(self, space: Space, p: Tensor, q: Tensor) -> tuple[Disk, Disk]:
-        """Return ``p`` and ``-p (+) q`` in the disk."""
+    def _moved(self, space: Space, p: Tensor, q: Tensor, spread: Spread = same) -> tuple[Disk, Disk]:
+        """Return ``p`` and ``-p (+) q`` in the disk, to which ``p`` is spread once it is there."""
         base, target = self._enter(space, p), self._enter(space, q)
-        return base, space.add(-base, target, self._difference(space, base, target, p, q))
+        if spread is not same:
+            base = Disk(*(spread(part) for part in base))
+        return base, space.add(-base, target, self._difference(space, base, target, lambda: spread(p), q))
 
     # ---- Riemannian
 
@@ -212,8 +214,8 @@ class ConformalManifold(Manifold, Gyrogroup):
 
     def gyro_dilation(self, center: Tensor, x: Tensor, spread: Spread = same) -> tuple[Tensor, Finish]:
         """Enter the disk once, move, scale and move back there, and leave once."""
-        space, middle, wide = self._open(spread(center), x)
-        return self._dilation(space, self._moved(space, middle, wide)[1], x.dtype)
+        space, middle, wide = self._open(center, x)
+        return self._dilation(space, self._moved(space, middle, wide, spread)[1], x.dtype)
 
     # ---- means
 
@@ -238,8 +240,9 @@ class ConformalManifold(Manifold, Gyrogroup):
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Weights) -> MeanSystem:
         """Return the system in the frame: the Hessian is 1 along a sample and ``a / tan(a)`` across, a the angle."""
-        space, base, samples = self._open(stats.spread(p, weights), x)
-        _, moved = self._moved(space, base, samples)
+        space, base, samples = self._open(p, x)
+        to_samples = weights.spread if isinstance(weights, stats.Reduction) else same
+        _, moved = self._moved(space, base, samples, to_samples)
         arc = space.arc(moved)
         vectors = self._coordinates((2 * arc) * moved.point)
         square = (4 * moved.square * arc.square()).detach().squeeze(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -101,8 +102,8 @@ class Lorentz(Hyperbolic):
     def _leave(self, space: Space, x: Disk, dtype: torch.dtype) -> Tensor:
         return self._with_time(space, 2 / x.gap.clamp_min(torch.finfo(dtype).eps) * x.point).to(dtype)
 
-    def _difference(self, space: Space, x: Disk, y: Disk, of_x: Tensor, of_y: Tensor) -> Tensor:
-        return _radial_difference(-space.curvature, x.gap / 2, y.gap / 2, of_x[..., 1:], of_y[..., 1:])
+    def _difference(self, space: Space, x: Disk, y: Disk, of_x: Callable[[], Tensor], of_y: Tensor) -> Tensor:
+        return _radial_difference(-space.curvature, x.gap / 2, y.gap / 2, of_x()[..., 1:], of_y[..., 1:])
 
     def _frame(self, space: Space, p: Disk, v: Tensor) -> Tensor:
         return space.shrink(p, v[..., 1:])
@@ -205,8 +206,8 @@ class Klein(Hyperbolic):
     def _leave(self, space: Space, x: Disk, dtype: torch.dtype) -> Tensor:
         return keep_inside(2 / (2 - x.gap) * x.point, space.curvature, dtype).to(dtype)
 
-    def _difference(self, space: Space, x: Disk, y: Disk, of_x: Tensor, of_y: Tensor) -> Tensor:
-        return _radial_difference(space.curvature, 1 - x.gap / 2, 1 - y.gap / 2, of_x, of_y)
+    def _difference(self, space: Space, x: Disk, y: Disk, of_x: Callable[[], Tensor], of_y: Tensor) -> Tensor:
+        return _radial_difference(space.curvature, 1 - x.gap / 2, 1 - y.gap / 2, of_x(), of_y)
 
     def _frame(self, space: Space, p: Disk, v: Tensor) -> Tensor:
         return (2 - p.gap) / p.gap * space.stretch(p, v)

@@ -13,15 +13,16 @@ from manifoldnorm.manifolds._conformal import check_space
 from manifoldnorm.manifolds._curvature import arctan_ratio, dot, sine_cosine, widen
 from manifoldnorm.manifolds._radial import RadialHessian
 from manifoldnorm.manifolds.base import Manifold
-from manifoldnorm.manifolds.structures import Gyrogroup
+from manifoldnorm.manifolds.structures import Gyrogroup, Spread, same
 from manifoldnorm.stats import MeanPolicy, MeanSystem, Weights
 
 
-def _reflect(p: Tensor, v: Tensor) -> Tensor:
+def _reflect(p: Tensor, v: Tensor, spread: Spread = same) -> Tensor:
     """Return ``v`` reflected so that the unit vector ``p`` meets plus or minus the first axis: always an isometry."""
     sign = torch.where(p[..., :1] < 0, -1.0, 1.0).to(p.dtype)
     axis = torch.cat([p[..., :1] + sign, p[..., 1:]], -1)
-    return v - (2 * dot(axis, v) / dot(axis, axis)) * axis
+    square, axis = spread(dot(axis, axis)), spread(axis)
+    return v - (2 * dot(axis, v) / square) * axis
 
 
 def _any_tangent(p: Tensor) -> Tensor:
@@ -106,20 +107,20 @@ class Sphere(Manifold, Gyrogroup):
         vector = self._angle_vector(p, q)
         return (self._radius(vector) * vector).to(p.dtype)
 
-    def _chords(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _chords(self, p: Tensor, q: Tensor, spread: Spread = same) -> tuple[Tensor, Tensor, Tensor]:
         """Return the unit vector a of ``p``, and ``b - a``, ``b + a`` for that of ``q``, the short one to all digits.
 
         They are differences of the arguments themselves: unit vectors, being rounded, would lose those.
         """
-        a, p, q = self._unit(p), widen(p), widen(q)
-        apart, together = q - p, q + p
-        length, other = dot(p, p).sqrt(), dot(q, q).sqrt()
+        unit, p, q = self._unit(p), widen(p), widen(q)
+        a, length, p = spread(unit), spread(dot(p, p).sqrt()), spread(p)
+        apart, together, other = q - p, q + p, dot(q, q).sqrt()
         # what the arguments' lengths differ by: rounding, unless they are off the sphere
         excess = dot(apart, together) / (length + other) * a
         return a, (apart - excess) / other, (together + excess) / other
 
-    def _angle_vector(self, p: Tensor, q: Tensor) -> Tensor:
-        a, apart, together = self._chords(p, q)
+    def _angle_vector(self, p: Tensor, q: Tensor, spread: Spread = same) -> Tensor:
+        a, apart, together = self._chords(p, q, spread)
         square, other = dot(apart, apart), dot(together, together)
         # whichever of the two is short has the digits of the direction
         short = torch.where(square <= other, apart, together)
@@ -231,10 +232,10 @@ class Sphere(Manifold, Gyrogroup):
 
     def mean_system(self, p: Tensor, x: Tensor, weights: Weights) -> MeanSystem:
         """Return the system in reflected coordinates: the Hessian is 1 along a sample and ``a / tan(a)`` across."""
-        p = stats.spread(p, weights)
+        to_samples = weights.spread if isinstance(weights, stats.Reduction) else same
         base = self._unit(p)
         radius = self._radius(base)
-        vectors = radius * _reflect(base, self._angle_vector(p, x))
+        vectors = radius * _reflect(base, self._angle_vector(p, x, to_samples), to_samples)
         weights = None if weights is None else weights.to(vectors.dtype)
         square = vectors.detach().square().sum(-1)
         with torch.no_grad():

@@ -62,12 +62,12 @@ def after(layer: Any, chart: Diffeo | None, mean: Tensor, variance: Tensor, vali
 
 
 def sound(base: Manifold, mean: Tensor, variance: Tensor, valid: Tensor | None) -> Tensor | None:
-    """Return which statistics may enter the buffers; None where all may and looking at values costs nothing.
+    """Return which of the valid statistics may enter the buffers; None for all.
 
-    Finite samples may still overflow in a mean.
+    Finite samples may still overflow in a mean; whether any has is one question where looking at values costs nothing.
     """
-    if valid is None and plain(mean) and math.isfinite(abs((mean.sum() + variance.sum()).item())):
-        return None
+    if plain(mean) and math.isfinite(abs((mean.sum() + variance.sum()).item())):
+        return valid
     groups = mean.ndim - len(base.point_shape)
     finite = (_total(mean, groups).real + _total(variance, groups)).isfinite()
     return finite if valid is None else finite & valid

@@ -123,7 +123,7 @@ class Segments(Reduction):
     """One weighted mean for each of D segments of the batch, without a loop and without a look at values.
 
     Statistics are (D, *groups, *point). Built by `segment`. Where all samples of a segment count alike, ``each`` is the
-    share (D, *groups) of one.
+    share (D, *groups) of one; ``filled`` says that no segment is empty, where that is known.
     """
 
     shares: Tensor
@@ -131,6 +131,7 @@ class Segments(Reduction):
     empty: Tensor
     processes: Processes | None = None
     each: Tensor | None = None
+    filled: bool = False
 
     def own_mean(self, values: Tensor, point_ndim: int) -> Tensor:
         """Return what the samples at hand add to the mean of each segment (D, *groups, *point)."""
@@ -141,18 +142,18 @@ class Segments(Reduction):
         else:
             each = trailing(self.each.to(values.dtype), values.ndim - self.each.ndim)
             means = zeros.index_add(0, self.index, values) * each
-        if plain(self.empty) and not self.empty.any():  # looking at values costs nothing here
+        if self.filled:
             return means
         anything = values.mean(0) if self.processes is None else values.mean(0) / self.processes.size
         return torch.where(trailing(self.empty, values.ndim - self.empty.ndim), anything, means)
 
     def detach(self) -> Segments:
         """Return the same segments with constant weights."""
-        return replace(self, shares=self.shares.detach())
+        return replace(self, shares=self.shares.detach()) if self.shares.requires_grad else self
 
     def to(self, dtype: torch.dtype) -> Segments:
         """Return the same segments with weights in another real dtype."""
-        return replace(self, shares=self.shares.to(dtype))
+        return self if self.shares.dtype == dtype else replace(self, shares=self.shares.to(dtype))
 
 
 def segment(
@@ -185,10 +186,13 @@ def segment(
     """
     zeros = raw.new_zeros((count, *raw.shape[1:]))
     totals = zeros.index_add(0, index, raw)
-    samples = zeros.index_add(0, index, (raw > 0).to(raw.dtype))
+    samples = totals if alike else zeros.index_add(0, index, (raw > 0).to(raw.dtype))
     if processes is not None:
         totals, samples = processes.sum(totals, samples)
     empty = totals == 0
-    each = torch.where(empty, 1.0, totals).reciprocal()
-    shares = raw * each.index_select(0, index)
-    return Segments(shares, index, empty, processes, each if alike else None), samples
+    filled = plain(empty) and not bool(empty.any())  # looking at values costs nothing there
+    each = (totals if filled else torch.where(empty, 1.0, totals)).reciprocal()
+    shares = each.index_select(0, index)
+    if alike:
+        return Segments(shares, index, empty, processes, each, filled), samples
+    return Segments(shares * raw, index, empty, processes, None, filled), samples
