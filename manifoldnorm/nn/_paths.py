@@ -251,7 +251,8 @@ def _follow(layer: Any, seen: Observed, run: Run, chart: Diffeo | None) -> None:
         mean, variance = (found.clone() for found in run.found)  # not views: a record outlives the batch
         mean = mean.view_as(layer.running_mean).to(layer.running_mean.dtype)
         layer.record.note(layer, seen._replace(mean=mean, valid=valid), variance.view_as(layer.running_var))
-    _running.after(layer, chart, new_mean, new_variance, valid)
+    every = valid is None or bool(valid.all())
+    _running.after(layer, chart, new_mean, new_variance, None if every else valid)
     run.forget()
 
 
