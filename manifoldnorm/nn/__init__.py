@@ -37,7 +37,7 @@ from manifoldnorm.nn.sampler import DomainBatchSampler
 from manifoldnorm.nn.sequential import Sequential
 from manifoldnorm.nn.spd import BiMap, ExpEig, LogEig, ReEig, SPDVectorize
 from manifoldnorm.nn.statistics import Batch, Statistics
-from manifoldnorm.nn.swa import update_bn
+from manifoldnorm.nn.swa import AveragedModel, update_bn
 from manifoldnorm.nn.synchronised import convert_sync_batchnorm
 from manifoldnorm.nn.watching import StatisticsHistory, StatisticsWatch, watch_statistics
 
@@ -50,6 +50,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SPDMLR",
+    "AveragedModel",
     "Batch",
     "BiMap",
     "BuresWassersteinBatchNorm",
