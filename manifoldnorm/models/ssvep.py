@@ -73,11 +73,10 @@ def _mixing(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         mean = weight @ center.flatten() + offset
         variance = ((weight @ covariance) * weight).sum(1)
         unbiased = variance * (centered.shape[1] / (centered.shape[1] - 1))
-        with torch.no_grad():  # as torch.nn.BatchNorm2d does it
-            tracked = cast(Tensor, norm.num_batches_tracked).add_(1)
-            for running, new in ((running_mean, mean), (running_var, unbiased)):
-                share: Any = 1 / tracked.to(running.dtype) if norm.momentum is None else norm.momentum
-                running.lerp_(new.to(running.dtype), share)
+        tracked = cast(Tensor, norm.num_batches_tracked).add_(1)  # as torch.nn.BatchNorm2d does it
+        for running, new in ((running_mean, mean), (running_var, unbiased)):
+            share: Any = 1 / tracked.to(running.dtype) if norm.momentum is None else norm.momentum
+            running.lerp_(new.detach().to(running.dtype), share)
     else:
         mean, variance = running_mean.double(), running_var.double()
     gain = norm.weight.double() * (variance + norm.eps).rsqrt()

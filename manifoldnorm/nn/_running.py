@@ -13,7 +13,6 @@ from manifoldnorm.manifolds import Diffeo, Manifold
 from manifoldnorm.manifolds.base import spread
 
 
-@torch.no_grad()
 def update(
     layer: Any, base: Manifold, chart: Diffeo | None, mean: Tensor, variance: Tensor, valid: Tensor | None
 ) -> None:
@@ -31,12 +30,14 @@ def update(
     valid : Tensor or None
         Boolean (*groups); None where every sample is valid.
     """
-    valid = sound(base, mean, variance, valid)
-    old = layer.running_mean if chart is None else chart(layer.running_mean)
-    weight = _weight(layer, valid)
-    new = base.geodesic(old, mean, weight)
-    spread_variance = layer.running_var.lerp(variance.to(layer.running_var.dtype), _over(weight, variance))
-    write(layer, "running", new if chart is None else chart.inverse(new), spread_variance, valid)
+    with torch.no_grad():  # not the writes too: torch.export (2.13) cannot load a region that returns nothing
+        valid = sound(base, mean, variance, valid)
+        old = layer.running_mean if chart is None else chart(layer.running_mean)
+        weight = _weight(layer, valid)
+        new = base.geodesic(old, mean, weight)
+        new = new if chart is None else chart.inverse(new)
+        spread_variance = layer.running_var.lerp(variance.to(layer.running_var.dtype), _over(weight, variance))
+    write(layer, "running", new, spread_variance, valid)
     count(layer, valid)
 
 

@@ -65,12 +65,12 @@ class MidpointBatchNorm(RiemannianBatchNorm):
         centred = base.gyrosub(shift, centred)
         return centred if bias is None else base.gyroadd(bias, centred), missing
 
-    @torch.no_grad()
     def _track_shift(self, base: Any, shift: Tensor, valid: Tensor | None) -> None:
         finite = shift.sum(-1).isfinite()
         valid = finite if valid is None else valid & finite
         weight = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.clamp_min(1)
-        new = base.geodesic(self.running_shift, shift, weight)
+        with torch.no_grad():
+            new = base.geodesic(self.running_shift, shift, weight)
         self.running_shift.copy_(torch.where(spread(valid, 1), new, self.running_shift))  # type: ignore[arg-type]
 
     @classmethod

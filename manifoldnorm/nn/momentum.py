@@ -141,15 +141,16 @@ class Momentum(_Remembering):
         """Return the momentum variance, moved towards the batch's about the momentum mean."""
         return moved_variance(layer.momentum_var, seen, variance, self._momenta(layer)[0])
 
-    @torch.no_grad()
     def track(self, layer: Any, seen: Observed, mean: Tensor, variance: Tensor) -> None:
         """Keep the momentum statistics, and move the running ones."""
-        test = self._momenta(layer)[1]
-        running = moved_mean(layer.running_mean, seen, test)
-        about = moved_variance(layer.running_var, seen, self.test_variance(layer, seen, running), test)
-        valid = _running.sound(seen.base, mean, variance + about, seen.valid)
-        _running.write(layer, "momentum", leave(seen, mean), variance, valid)
-        _running.write(layer, "running", leave(seen, running), about, valid)
+        with torch.no_grad():
+            test = self._momenta(layer)[1]
+            running = moved_mean(layer.running_mean, seen, test)
+            about = moved_variance(layer.running_var, seen, self.test_variance(layer, seen, running), test)
+            valid = _running.sound(seen.base, mean, variance + about, seen.valid)
+            mean, running = leave(seen, mean), leave(seen, running)
+        _running.write(layer, "momentum", mean.detach(), variance.detach(), valid)
+        _running.write(layer, "running", running.detach(), about, valid)
         _running.count(layer, valid)
 
     def test_variance(self, layer: Any, seen: Observed, running: Tensor) -> Tensor:
@@ -195,11 +196,12 @@ class Renorm(_Remembering):
         """Return the running variance, moved towards the batch's about the running mean."""
         return moved_variance(layer.running_var, seen, variance, self.momentum)
 
-    @torch.no_grad()
     def track(self, layer: Any, seen: Observed, mean: Tensor, variance: Tensor) -> None:
         """Keep what was used."""
-        valid = _running.sound(seen.base, mean, variance, seen.valid)
-        _running.write(layer, "running", leave(seen, mean), variance, valid)
+        with torch.no_grad():
+            valid = _running.sound(seen.base, mean, variance, seen.valid)
+            mean = leave(seen, mean)
+        _running.write(layer, "running", mean.detach(), variance.detach(), valid)
         _running.count(layer, valid)
 
 

@@ -6,7 +6,6 @@ import abc
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from manifoldnorm.manifolds import Diffeo
@@ -65,7 +64,7 @@ class Statistics(abc.ABC):
 
     @abc.abstractmethod
     def track(self, layer: Any, seen: Observed, mean: Tensor, variance: Tensor) -> None:
-        """Update the buffers in place, given the mean and variance that were used; runs without gradient."""
+        """Update the buffers in place, given the mean and variance that were used, without their gradients."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class Batch(Statistics):
         """Return the batch variance."""
         return variance
 
-    @torch.no_grad()
     def track(self, layer: Any, seen: Observed, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics by the layer's momentum."""
         layer._track(seen.base, seen.chart, mean.detach(), variance.detach(), seen.valid)
