@@ -1,6 +1,7 @@
 """Train an SPD network in several processes with synchronised norms; started again, it goes on from its checkpoint.
 
-torchrun --standalone --nproc-per-node 2 examples/distributed.py --out results/distributed
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # or torchrun's restarts may meet addresses of processes that have ended
+torchrun --standalone --nproc-per-node 4 --max-restarts 3 examples/distributed.py --out results/distributed
 torchrun --nnodes 4 --nproc-per-node 8 --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
     examples/distributed.py --out SHARED_FOLDER
 """

@@ -7,8 +7,11 @@ import io
 import json
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +135,38 @@ def test_the_recipe_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert [len(lines) for lines in printed] == [1, 1]
     assert printed[1][0].startswith("epoch 2 of 2: test accuracy")
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pgrep") is None, reason="no pgrep, which finds the processes of torchrun")
+def test_the_recipe_survives_a_killed_process(tmp_path: Path) -> None:
+    example = WORKER.parents[1] / "examples" / "distributed.py"
+    recipe = ["--standalone", "--nproc-per-node", "4", "--max-restarts", "3", str(example), "--out", str(tmp_path)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # as docs/scaling.md says
+    }
+    with (tmp_path / "printed").open("w+") as printed, (tmp_path / "errors").open("w+") as errors:
+        command = [sys.executable, "-m", "torch.distributed.run", *recipe, "--epochs", "4"]
+        torchrun = subprocess.Popen(command, env=environment, stdout=printed, stderr=errors)
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+                assert torchrun.poll() is None, (tmp_path / "errors").read_text()
+                time.sleep(0.1)
+            workers = subprocess.check_output(["pgrep", "-P", str(torchrun.pid)], text=True).split()
+            os.kill(int(workers[2]), signal.SIGKILL)
+            assert torchrun.wait(timeout=300) == 0, (tmp_path / "errors").read_text()
+        finally:
+            torchrun.terminate()
+            torchrun.wait()
+    assert f"(pid: {workers[2]})" in (tmp_path / "errors").read_text()
+    epochs = [int(line.split()[1]) for line in (tmp_path / "printed").read_text().splitlines()]
+    # each epoch once, but for the one that was killed between its checkpoint and its line
+    assert epochs == sorted(set(epochs)) and len(epochs) >= 3 and epochs[-1] == 4
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 4
 
 
 # ---- one process

@@ -59,14 +59,14 @@ class FoldedConvolutions(nn.Sequential):
         signal = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         mixed = nn.functional.conv1d(signal, weight, temporal.bias, padding=weight.shape[-1] // 2)
         # an empty batch has no statistics, and would leave NaN in the running ones
-        return cast(Tensor, self[3](mixed.unsqueeze(2))).squeeze(2) if len(x) else mixed
+        return cast(Tensor, self[3](mixed.unsqueeze(2))).squeeze(2) if x.shape[0] else mixed
 
 
 def _mixing(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Return the affine map (spatial, n_channels + 1) of a convolution over channels and its batch norm."""
     running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     weight, offset = convolution.weight.flatten(1).double(), cast(Tensor, convolution.bias).double()
-    if norm.training and len(x):
+    if norm.training and x.shape[0]:
         center = x.double().mean((0, 2), keepdim=True)
         centered = (x - center).transpose(0, 1).flatten(1)
         covariance = centered @ centered.mT / centered.shape[1]

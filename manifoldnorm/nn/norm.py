@@ -305,6 +305,7 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             f"{geometry}, channels={self.channels}, "
             f"eps={self.eps}, momentum={self.momentum}, affine={affine}, "
             f"track_running_stats={self.track_running_stats}, mean={self._mean_policy or 'default'}, "
+            f"{'' if isinstance(self.statistics, Batch) else f'statistics={self.statistics}, '}"
             f"grad_through_stats={self.grad_through_stats}, bias={self.bias_kind or False}"
             f"{'' if self.processes is None else ', synchronised'}"
         )
