@@ -18,6 +18,7 @@ from manifoldnorm.testing import (
     laws_norm,
     laws_norm_batches,
     laws_norm_gradients,
+    laws_norm_processes,
     laws_norm_state,
     laws_values,
 )
@@ -36,6 +37,7 @@ NORM_LAWS: tuple[LawFunction, ...] = (
     + laws_norm_batches.BATCH_LAWS
     + laws_norm_state.STATE_LAWS
     + laws_norm_gradients.GRADIENT_LAWS
+    + laws_norm_processes.PROCESS_LAWS
 )
 SLOW_NORM_LAWS: tuple[LawFunction, ...] = laws_norm_state.SLOW_LAWS
 

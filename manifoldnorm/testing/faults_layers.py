@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manifoldnorm.nn import moves
 from manifoldnorm.nn.norm import ManifoldNorm
+from manifoldnorm.stats import processes
 from manifoldnorm.testing.mutants import Change, Mutant, swap
 
 _NORMALIZE = ManifoldNorm._normalize
@@ -111,6 +112,12 @@ LAYER_FAULTS = (
         "instead of the mean",
         "Lie-AffineInvariant",
         swap((moves, "by_group", _about_the_origin)),
+    ),
+    Mutant(
+        "gradient of one process",
+        "that of a sum over processes is not summed",
+        "Lie-LogEuclidean",
+        swap((processes._Sum, "backward", staticmethod(lambda ctx, g: (g, None)))),
     ),
     Mutant("detached scale", "no gradient reaches it", "Lie-LogEuclidean", _with_parameter("log_scale", Tensor.detach)),
     Mutant("detached bias", "no gradient reaches it", "Lie-LogEuclidean", _with_parameter("bias", Tensor.detach)),

@@ -126,6 +126,8 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "all_bad_batches_change_nothing": EXACT,
     "empty_batches_change_nothing": EXACT,
     "one_sample_goes_to_the_bias": AMPLIFIED,
+    # its processes
+    "processes_equal_one": ITERATED,
 }
 
 
