@@ -53,6 +53,12 @@ def with_domain(inputs: Inputs, domains: int) -> Inputs:
     return lambda batch: (*inputs(batch), torch.arange(batch) % domains)
 
 
+def with_edges(inputs: Inputs) -> Inputs:
+    """Return nodes and the edges of a ring through them."""
+    ring = lambda batch: torch.stack([torch.arange(batch), (torch.arange(batch) + 1) % batch])  # noqa: E731
+    return lambda batch: (*inputs(batch), ring(batch))
+
+
 def of_norm(norm: Any) -> Case:
     """Return a norm in double precision with points of its manifold."""
     groups = () if norm.channels is None else (norm.channels,)
@@ -97,7 +103,7 @@ def domain_norms() -> dict[str, Case]:
 
 def layers() -> dict[str, Case]:
     nns, spd, frames = mn.nn, points(mn.AffineInvariant(4)), points(mn.Grassmann(5, 2))
-    ball = points(mn.PoincareBall(3))
+    m, ball = mn.PoincareBall(3), points(mn.PoincareBall(3))
     image: Inputs = lambda batch: (mn.PoincareBall(3).random_point(batch, 4, 4, dtype=torch.float64),)  # noqa: E731
     return {
         "BiMap": Case(nns.BiMap(4, 3), spd),
@@ -109,10 +115,19 @@ def layers() -> dict[str, Case]:
         "SPDMLR, affine-invariant": Case(nns.SPDMLR(mn.AffineInvariant(4), 3), spd),
         "SPDMLR, log-Cholesky": Case(nns.SPDMLR(mn.LogCholesky(4), 3), spd),
         "FRMap, ReOrth": Case(nns.Sequential(nns.FRMap(5, 4), nns.ReOrth()), frames),
+        "ProjMap, ProjPool": Case(nns.Sequential(nns.ProjMap(), nns.ProjPool(5)), frames),
         "ProjMap, OrthMap": Case(nns.Sequential(nns.ProjMap(), nns.OrthMap(2)), frames),
-        "HyperbolicLinear": Case(nns.HyperbolicLinear(mn.PoincareBall(3), 2), ball),
-        "HyperbolicMLR": Case(nns.HyperbolicMLR(mn.PoincareBall(3), 2), ball),
-        "PoincareConv2d": Case(nns.PoincareConv2d(mn.PoincareBall(3), 2), image),
+        "Lift": Case(nns.Lift(m, 1.0), noise(3)),
+        "Lower": Case(nns.Lower(m), ball),
+        "HyperbolicLinear": Case(nns.HyperbolicLinear(m, 2), ball),
+        "HyperbolicMLR": Case(nns.HyperbolicMLR(m, 2), ball),
+        "BusemannLinear": Case(nns.BusemannLinear(m, 2), ball),
+        "BusemannMLR": Case(nns.BusemannMLR(m, 2), ball),
+        "HyperbolicActivation": Case(nns.HyperbolicActivation(m), ball),
+        "HyperbolicResidual": Case(nns.HyperbolicResidual(m, nns.HyperbolicLinear(m, 3)), ball),
+        "HyperbolicAggregation": Case(nns.HyperbolicAggregation(m), with_edges(ball)),
+        "HyperbolicEmbedding": Case(nns.HyperbolicEmbedding(40, m), lambda batch: (torch.arange(batch),)),
+        "PoincareConv2d": Case(nns.PoincareConv2d(m, 2), image),
     }
 
 
@@ -132,6 +147,9 @@ def networks() -> dict[str, Case]:
         ),
         "GrassmannNet, gyro": Case(
             models.GrassmannNet((5, 4), 2, 2, norm=nns.GyroBatchNorm), points(mn.Grassmann(5, 2))
+        ),
+        "HyperbolicGraphNet, gyro": Case(
+            models.HyperbolicGraphNet(4, [3, 3], 2, norm=nns.GyroBatchNorm), with_edges(noise(4))
         ),
         "PoincareResNet, gyro": Case(
             models.PoincareResNet(1, 2, norm=nns.GyroBatchNorm, widths=(2, 2, 2), depth=8), noise(1, 8, 8)
@@ -158,7 +176,7 @@ def trace(case: Case, training: bool, backend: str) -> Trace:
     compiled = torch.compile(module, dynamic=True, backend=counted)
     for batch in BATCHES:
         x, *rest = case.inputs(batch)
-        out = compiled(x.requires_grad_(training), *rest)
+        out = compiled(x.requires_grad_(training and x.dtype != torch.int64), *rest)
         if training:
             out.abs().sum().backward()
     breaks = sum(counters["graph_break"].values())
