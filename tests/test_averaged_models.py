@@ -183,3 +183,32 @@ def test_torchs_class_leaves_curved_manifolds() -> None:
         theirs.update_parameters(norm)
     assert float(norm.manifold.violation(theirs.module.running_mean)) > 0.1
     assert float(norm.manifold.violation(ours.module.running_mean)) < 1e-12
+
+
+def test_statistics_of_every_kind_and_domain() -> None:
+    manifold = mn.Sphere(3)
+    inner = mn.nn.GyroBatchNorm(manifold, statistics=mn.nn.Momentum(0.6, 0.3), dtype=torch.float64)
+    norm = mn.nn.DomainBatchNorm(inner, 2)
+    average = mn.nn.AveragedModel(norm, use_buffers=True, **AVERAGES["avg_fn"])
+    found = []
+    for _ in range(3):
+        norm(manifold.random_point(8, dtype=torch.float64), torch.arange(8) % 2)
+        average.update_parameters(norm)
+        found.append((inner.running_mean.clone(), inner.momentum_mean.clone()))
+    for kind, points in zip(("running_mean", "momentum_mean"), zip(*found, strict=True), strict=True):
+        expected = points[0]
+        for point in points[1:]:
+            expected = manifold.geodesic(expected, point, 0.4)
+        torch.testing.assert_close(getattr(average.module.norm, kind), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_points_of_geoopts_own_manifolds_are_projected() -> None:
+    geoopt = pytest.importorskip("geoopt")
+    model = nn.Module()
+    model.point = geoopt.ManifoldParameter(torch.tensor([1.0, 0.0, 0.0]), manifold=geoopt.Sphere())
+    average = mn.nn.AveragedModel(model)
+    average.update_parameters(model)
+    with torch.no_grad():
+        model.point.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    average.update_parameters(model)
+    torch.testing.assert_close(average.module.point.detach(), torch.tensor([0.5, 0.5, 0.0]).sqrt())

@@ -34,9 +34,11 @@ POLICIES: dict[str, dict[str, Any]] = {
     "untracked": {"track_running_stats": False},
     "domains": {},
 }
-TRACKED = [policy for policy in POLICIES if policy != "untracked"]
+QUICK = ("batch", "momentum", "domains")
+MARKED = [pytest.param(policy, marks=[] if policy in QUICK else pytest.mark.slow) for policy in POLICIES]
 every_norm = pytest.mark.parametrize("name", NORMS)
-every_policy = pytest.mark.parametrize("policy", POLICIES)
+every_policy = pytest.mark.parametrize("policy", MARKED)
+every_tracking_policy = pytest.mark.parametrize("policy", [p for p in MARKED if p.values != ("untracked",)])
 
 
 def build(name: str, policy: str, **options: Any) -> nn.Module:
@@ -134,7 +136,7 @@ ONCE = {  # a second derivative says that it is not implemented
 }
 
 
-@pytest.mark.parametrize("policy", TRACKED)
+@every_tracking_policy
 @every_norm
 def test_second_derivatives_in_evaluation_are_right_or_refused(name: str, policy: str) -> None:
     layer, x, case = trained(name, policy).eval(), data(name), case_of(name)
@@ -211,7 +213,7 @@ def test_channels_learn_and_load(name: str, policy: str) -> None:
     assert torch.equal(run(layer.eval(), x), run(fresh.eval(), x))
 
 
-@pytest.mark.parametrize("policy", TRACKED)
+@every_tracking_policy
 @every_norm
 def test_buffers_keep_their_storage_and_share_none(name: str, policy: str) -> None:
     layer = trained(name, policy, steps=0)
@@ -264,7 +266,7 @@ def test_a_point_without_a_batch_is_refused(name: str, policy: str) -> None:
     assert same(before, state_of(layer))
 
 
-@pytest.mark.parametrize("policy", TRACKED)
+@every_tracking_policy
 @every_norm
 def test_evaluation_does_not_depend_on_the_batch(name: str, policy: str) -> None:
     layer, x = trained(name, policy).eval(), data(name)
@@ -376,11 +378,8 @@ def test_copies_are_equal_and_independent(name: str, policy: str, revive: Any) -
     before = state_of(layer)
     run(twin, x)
     assert same(before, state_of(layer))
-    assert torch.equal(run(layer, x), run(revive(layer.load_state_dict(before) and layer), x)) or policy in (
-        "momentum",
-        "scheduled",
-        "renorm",
-    )
+    again = revive(layer)
+    assert torch.equal(run(layer, x), run(again, x)) and same(layer.state_dict(), again.state_dict())
 
 
 @every_policy
@@ -426,13 +425,16 @@ def test_points_stay_points_of_their_manifold(name: str, policy: str) -> None:
 @every_policy
 @every_norm
 def test_points_off_the_manifold_are_refused(name: str, policy: str) -> None:
-    layer = inner(build(name, policy))
-    bad = layer.manifold.origin(dtype=data(name).dtype) * torch.nan
-    if layer.bias_kind:
-        before = state_of(layer)
-        with pytest.raises(ValueError, match="bias_point"):
-            layer.bias_point = bad
-        assert same(before, state_of(layer))
+    layer, point = inner(build(name, policy).requires_grad_(False)), data(name)[0]
+    off = [candidate for candidate in (-point, 1 + point) if float(layer.manifold.violation(candidate).max()) > 1e-3]
+    before = state_of(layer)
+    for candidate in (*off, point * torch.nan):
+        with pytest.raises(ValueError, match="ManifoldParameter"):
+            ManifoldParameter(candidate, layer.manifold)
+        if layer.bias_kind:
+            with pytest.raises(ValueError, match="bias_point"):
+                layer.bias_point = candidate
+    assert same(before, state_of(layer))
 
 
 @pytest.mark.parametrize("make", [RiemannianAdam, RiemannianSGD], ids=["Adam", "SGD"])
