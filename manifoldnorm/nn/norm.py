@@ -295,7 +295,9 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
             own = getattr(self, name, None)
             if own is not None:
                 return own
-        return None
+        scale: Any = getattr(self, "log_scale", None)
+        complex_points = scale is not None and self.manifold.is_complex
+        return scale.to(scale.dtype.to_complex()) if complex_points else scale
 
     def extra_repr(self) -> str:
         """Return the options; scale is a standard deviation."""
