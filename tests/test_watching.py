@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,10 @@ def hyperbolic(p: Any, q: Any) -> float:
 
 
 CASES: dict[str, tuple[Any, Callable[[Any, Any], float]]] = {
-    "AIM": (mn.nn.RiemannianBatchNorm.of(AIM, mean=Exact()), affine_invariant),
-    "LEM": (mn.nn.LieBatchNorm.of(LEM), log_euclidean),
-    "BW": (mn.nn.RiemannianBatchNorm.of(BW, mean=Exact(), grad_through_stats=False), bures_wasserstein),
-    "ball": (mn.nn.GyroBatchNorm.of(BALL, mean=Exact()), hyperbolic),
+    "AIM": (partial(mn.nn.RiemannianBatchNorm, AIM, mean=Exact()), affine_invariant),
+    "LEM": (partial(mn.nn.LieBatchNorm, LEM), log_euclidean),
+    "BW": (partial(mn.nn.RiemannianBatchNorm, BW, mean=Exact(), grad_through_stats=False), bures_wasserstein),
+    "ball": (partial(mn.nn.GyroBatchNorm, BALL, mean=Exact()), hyperbolic),
 }
 
 
@@ -56,7 +57,7 @@ def batches(manifold: Any, count: int = 4, size: int = 12) -> list[Tensor]:
 
 
 def make(factory: Any) -> Any:
-    layer = factory.norm(factory.manifold, dtype=F64, **factory.options)
+    layer = factory(dtype=F64)
     layer.scale = 0.3  # a step that Bures-Wasserstein need not shrink, so that it is fused
     return layer
 
@@ -276,7 +277,7 @@ def test_watching_twice_and_watching_nothing_are_refused() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_recording_looks_at_no_value(name: str) -> None:
     factory = CASES[name][0]
-    layer = factory.norm(factory.manifold, device="meta")  # tensors without values: looking at one raises
+    layer = factory(device="meta")  # tensors without values: looking at one raises
     with mn.nn.watch_statistics(layer):
         layer(torch.empty(5, *layer.manifold.point_shape, device="meta"))
         (row,) = layer.record.rows
