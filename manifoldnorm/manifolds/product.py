@@ -227,7 +227,7 @@ class Product(ProductMeans, ProductStructures, Manifold):
         """The smallest of the factors'."""
         radii = [factor.injectivity_radius for factor in self.factors]
         learned = [r for r in radii if isinstance(r, Tensor)]
-        known = min((r for r in radii if not isinstance(r, Tensor)), default=math.inf)
+        known = min([math.inf, *(r for r in radii if not isinstance(r, Tensor))])  # default= breaks a graph
         return torch.stack(learned).amin().clamp_max(known) if learned else known
 
     @property
