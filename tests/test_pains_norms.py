@@ -338,7 +338,7 @@ REPRESENTATIVES = [
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's own, about how it traces autograd Functions
-@every_policy
+@pytest.mark.parametrize("policy", ["momentum", "domains"])  # benchmarks/traces.py has all
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_compiled_whole(name: str, policy: str) -> None:
     layer = trained(name, policy, steps=1)
