@@ -32,7 +32,8 @@ def traces() -> Any:
 
 def reloaded(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     """Export for any batch size, write the program, and read it again."""
-    shapes = tuple({0: torch.export.Dim("batch", min=2, max=512)} for _ in inputs)
+    batch, edges = torch.export.Dim("batch", min=2, max=512), torch.export.Dim("edges", min=2, max=512)
+    shapes = tuple({0: batch} if len(x) == len(inputs[0]) else {1: edges} for x in inputs)  # edges are (2, E)
     program, file = (
         torch.export.export(copy.deepcopy(module), inputs, dynamic_shapes=shapes, strict=False),
         io.BytesIO(),
