@@ -16,6 +16,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f"spd_networks.py needs {missing.name}: pip install 'manifoldnorm[demo]'")
 
 from _common.cli import Parser, add_output, begin, integers, number, positive, prepare, run, step_size, whole
+from _common.files import trained
 from _spd import norms, report, training
 from _spd.tasks import QUICK, TASKS, Case, Recipe
 
@@ -138,16 +139,18 @@ def plan(args: argparse.Namespace) -> tuple[list[training.Run], dict[str, Any]]:
 
 def execute(runs: Sequence[training.Run], recipe: Recipe, *, resume: bool) -> list[report.Done]:
     """Train every run behind one progress bar, counted in epochs."""
-    done = []
-    with tqdm(total=len(runs) * recipe.epochs, unit="epoch", smoothing=0.05, dynamic_ncols=True) as bar:
+    done, before = [], [trained(run.file, recipe.epochs) if resume else 0 for run in runs]
+    options = {"unit": "epoch", "smoothing": 0.05, "dynamic_ncols": True}
+    with tqdm(total=len(runs) * recipe.epochs, initial=sum(before), **options) as bar:
 
         def progress(run: training.Run, state: training.State) -> None:
             bar.set_postfix_str(f"{run.name}: validation {state['history'][-1]['val_accuracy']:.1f} %")
             bar.update()
 
-        for number, each in enumerate(runs):
+        for each, known in zip(runs, before, strict=True):
+            start = bar.n
             done.append((each, training.train(each, recipe, progress, resume=resume)))
-            bar.update((number + 1) * recipe.epochs - bar.n)  # what early stopping or an earlier command saved
+            bar.update(start + recipe.epochs - known - bar.n)  # what early stopping saved
     return done
 
 

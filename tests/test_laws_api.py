@@ -153,7 +153,8 @@ def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out.split()
     assert listed == [*MANIFOLDS, *NORMS]
-    assert main(["no such subject"]) == 1  # an empty report proves nothing
+    assert main(["no such subject"]) == 2  # an empty report proves nothing
+    assert "no subject's name contains no such subject" in capsys.readouterr().out
     broken: dict[str, Any] = {"Broken": lambda: Shifted(2)}
     monkeypatch.setattr("manifoldnorm.testing.__main__.MANIFOLDS", broken)
     assert main(["Broken", "--failures"]) == 1

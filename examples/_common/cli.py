@@ -117,7 +117,8 @@ def begin(title: str, epochs: str, files: Sequence[Path]) -> str:
     """Say what will be trained, and return what to say of it in the end: whether all was there before."""
     before = sum(finished(file) for file in files)
     earlier = f", {before} of them finished before" if before else ""
-    print(f"{title}: {len(files)} runs of {epochs}{earlier}")
+    begun = sum(file.is_file() for file in files) - before
+    print(f"{title}: {len(files)} runs of {epochs}{earlier}{f', {begun} begun and continued' if begun else ''}")
     return "already finished, nothing was trained; --overwrite trains anew\n" if before == len(files) else ""
 
 

@@ -32,3 +32,9 @@ def load(file: Path) -> State | None:
 def finished(file: Path) -> bool:
     """Whether the checkpoint is that of a run with its result."""
     return "result" in (load(file) or {})
+
+
+def trained(file: Path, epochs: int) -> int:
+    """How many of a run's epochs need not be trained any more."""
+    state = load(file) or {}
+    return epochs if "result" in state else len(state.get("history", []))

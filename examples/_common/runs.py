@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from .files import State, load, save
+from .files import State, load, save, trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +67,16 @@ def train(run: Run, epochs: int, make: Make, progress: Callable[[Training], None
 
 def execute(runs: Sequence[Run], epochs: int, make: Make, show: str, *, resume: bool) -> list[tuple[Run, State]]:
     """Train every run behind one progress bar, counted in epochs, that shows the number called ``show``."""
-    done = []
-    with tqdm(total=len(runs) * epochs, unit="epoch", smoothing=0.05, dynamic_ncols=True) as bar:
-        for number, run in enumerate(runs):
+    done, before = [], [trained(run.file, epochs) if resume else 0 for run in runs]
+    options = {"unit": "epoch", "smoothing": 0.05, "dynamic_ncols": True}
+    with tqdm(total=len(runs) * epochs, initial=sum(before), **options) as bar:
+        for run in runs:
 
             def progress(training: Training, title: str = run.title) -> None:
                 bar.set_postfix_str(f"{title}: {show} {training.history[-1][show]:.3f}")
                 bar.update()
 
             done.append((run, train(run, epochs, make, progress, resume=resume)))
-            bar.update((number + 1) * epochs - bar.n)  # what an earlier command has done
     return done
 
 

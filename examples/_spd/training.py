@@ -170,6 +170,8 @@ def train(run: Run, recipe: Recipe, progress: Progress, *, resume: bool) -> Stat
 def _finish(training: Training) -> State:
     """Test the chosen epoch, once."""
     run, best = training.run, training.best
+    if not best["model"]:
+        raise ValueError(f"{run.name}: the validation loss was never finite; use a larger --batch or a lower --lr")
     training.model.load_state_dict(best["model"])
     history = training.history
     result = {
