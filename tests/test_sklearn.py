@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -226,6 +227,41 @@ def test_not_fitted() -> None:
     for call in ("predict", "predict_proba", "adapt"):
         with pytest.raises(NotFittedError):
             getattr(SPDNetClassifier(), call)(X)
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ctrl-C in the second epoch of a fit, once; returns the list of epochs begun."""
+    begun: list[int] = []
+
+    def press(self: Any, net: Any, **kwargs: Any) -> None:
+        begun.append(len(net.history))
+        if begun == [1, 2]:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("manifoldnorm.sklearn._training.Epochs.on_epoch_begin", press)
+    return begun
+
+
+def test_an_interrupted_fit_leaves_no_half_trained_network(interrupted: list[int]) -> None:
+    X, y = covariances()
+    model = SPDNetClassifier(epochs=5, random_state=0)
+    with pytest.raises(KeyboardInterrupt, match="interrupted in epoch 2"):
+        model.fit(X, y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    before = model.fit(X, y).predict_proba(X)
+    interrupted.clear()
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(random_state=1).fit(X[:, :3, :3], y == "rock")
+    assert (model.predict_proba(X) == before).all() and model.classes_.tolist() == ["paper", "rock", "scissors"]
+
+
+def test_an_interruption_stops_a_search(interrupted: list[int]) -> None:
+    X, y = covariances()
+    with pytest.raises(KeyboardInterrupt):
+        GridSearchCV(SPDNetClassifier(epochs=3), {"lr": [1e-2, 1e-3]}, cv=2).fit(X, y)
+    assert interrupted == [1, 2]
 
 
 def test_importing_the_package_imports_neither() -> None:

@@ -18,12 +18,21 @@ from manifoldnorm.optim import no_decay_groups
 
 
 class Net(NeuralNetClassifier):
-    """skorch's classifier, whose optimizer decays no scale, bias or point."""
+    """skorch's classifier, whose optimizer decays no scale, bias or point, and which knows if its training ended."""
+
+    finished_ = False
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> Any:
         """Return the groups of `no_decay_groups` and the other options."""
         _, options = super().get_params_for_optimizer(prefix, named_parameters)
         return (no_decay_groups(self.module_, options.pop("weight_decay")),), options
+
+    def fit_loop(self, *args: Any, **options: Any) -> Any:
+        """Note whether it came to its end: skorch's ``fit`` swallows a KeyboardInterrupt."""
+        self.finished_ = False
+        super().fit_loop(*args, **options)
+        self.finished_ = True
+        return self
 
 
 class Epochs(Callback):
@@ -72,11 +81,13 @@ def batches(
 
 
 def train(net: Net, samples: Any, answers: Any, name: str) -> None:
-    """Fit a net; that it diverges is an error that says so."""
+    """Fit a net; that it diverges is an error that says so, and an interruption reaches the caller."""
     try:
         net.fit(samples, answers)
     except (FloatingPointError, torch.linalg.LinAlgError) as error:
         raise ValueError(f"{name}: training failed in epoch {len(net.history)}: {error} Lower lr.") from error
+    if not net.finished_:
+        raise KeyboardInterrupt(f"{name}: training was interrupted in epoch {len(net.history)}.")
 
 
 def new_net(estimator: Any, sampler: Sampler[list[int]], **options: Any) -> Net:
