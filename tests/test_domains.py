@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -269,6 +270,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "numpy": lambda: DOMAINS.numpy(),
     "numpy uint8": lambda: DOMAINS.numpy().astype("uint8"),
     "list of numbers of numpy": lambda: list(DOMAINS.numpy()),
+    "numpy object": lambda: DOMAINS.numpy().astype(object),
 }
 PATHS = {"program": "LEM", "program, affine-invariant": "AIM", "template": "CRIM"}
 
@@ -319,8 +321,11 @@ def test_one_domain_for_the_whole_batch(path: str, domain: Any) -> None:
         ["a"] * 13,
         "a",
         [None] * 13,
+        np.array([0.0] * 13, dtype=object),
+        np.array([True] * 13, dtype=object),
+        np.array(["a"] * 13, dtype=object),
     ],
-    ids=str,
+    ids=repr,
 )
 def test_domains_that_are_no_integers(domain: Any) -> None:
     layer, x = DomainBatchNorm(mn.nn.LieBatchNorm(GEOMETRIES["LEM"], **F64), 5), batch("LEM")
@@ -683,6 +688,9 @@ def test_sampler_takes_arrays_and_tensors() -> None:
         DomainBatchSampler([[1], [2]], 1)
     with pytest.raises(TypeError, match="one label for each sample"):
         DomainBatchSampler("aab", 1)
+    for table in (np.zeros((3, 2), int), torch.zeros(1, 3), np.array([("a", 1), ("b", 2)])):
+        with pytest.raises(ValueError, match=r"one label for each sample, got shape \(\d, \d\).*list of tuples"):
+            DomainBatchSampler(table, 1)
 
 
 def test_sampler_feeds_a_loader() -> None:

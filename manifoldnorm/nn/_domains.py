@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -13,6 +14,11 @@ def labels_of(domains: Any, name: str) -> list[Hashable]:
     """Return one label per sample, as Python's own values, from a sequence, an array, a tensor or a series."""
     if isinstance(domains, (str, bytes)) or not isinstance(domains, Iterable):
         raise TypeError(f"{name}: pass a sequence with one label for each sample, got {domains!r}.")
+    shape = tuple(getattr(domains, "shape", ()))
+    if math.prod(shape[1:]) != 1:
+        raise ValueError(
+            f"{name}: pass one label for each sample, got shape {shape}. Labels of several parts: a list of tuples."
+        )
     flat = domains.reshape(-1) if hasattr(domains, "reshape") else domains
     listed = flat.tolist() if hasattr(flat, "tolist") else flat
     labels = [each.item() if hasattr(each, "item") else each for each in listed]
@@ -53,6 +59,8 @@ _REMEDY = (
 def _as_tensor(domain: Any, x: Tensor, name: str) -> Tensor:
     if isinstance(domain, int) and not isinstance(domain, bool):
         return torch.full(x.shape[:1], domain, dtype=torch.long, device=x.device)
+    if getattr(domain, "dtype", None) == "object":  # Python's numbers in an array or a column of a table
+        domain = domain.tolist()
     try:
         index = torch.as_tensor(domain, device=x.device)
     except (TypeError, ValueError, RuntimeError) as error:  # strings, None, ragged lists
