@@ -259,6 +259,29 @@ def test_what_can_be_wrapped() -> None:
         DomainBatchNorm(nn.BatchNorm1d(3), 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         DomainBatchNorm(mn.nn.LieBatchNorm(mn.LogEuclidean(3)), 0)
+    for numbers in (np.int64(3), torch.tensor(3)):
+        assert DomainBatchNorm(mn.nn.LieBatchNorm(mn.LogEuclidean(3)), numbers).num_domains == 3
+
+
+@pytest.mark.parametrize("number", [2.5, 2.0, "a", True, None, torch.tensor(2.0), [2]], ids=repr)
+def test_numbers_that_are_no_counts_change_nothing(number: Any) -> None:
+    norm = mn.nn.LieBatchNorm(mn.LogEuclidean(3))
+    for name, options in (("num_domains", {"num_domains": number}), ("min_samples", {"min_samples": number})):
+        with pytest.raises(TypeError, match=f"DomainBatchNorm: {name} must be a whole number, got "):
+            DomainBatchNorm(norm, **{"num_domains": 2, **options})
+    assert norm(torch.eye(3).expand(4, 3, 3)).shape == (4, 3, 3)  # still a plain norm
+    layer = DomainBatchNorm(norm, 2)
+    with pytest.raises(TypeError, match=r"DomainBatchNorm.add_domain: count must be a whole number, got "):
+        layer.add_domain(number)
+    assert layer.num_domains == 2
+
+
+def test_a_wrapping_that_fails_leaves_the_norm_as_it_was() -> None:
+    norm = mn.nn.LieBatchNorm(mn.LogEuclidean(3))
+    with pytest.raises(RuntimeError):
+        DomainBatchNorm(norm, 2**50)  # no memory holds so many
+    assert norm(torch.eye(3).expand(4, 3, 3)).shape == (4, 3, 3)
+    assert DomainBatchNorm(norm, 2).num_domains == 2
 
 
 FORMS: dict[str, Callable[[], Any]] = {
@@ -377,6 +400,25 @@ def test_add_domain_and_adapt_to_it() -> None:
     assert m.dist(m.frechet_mean(y), m.origin(**F64)) < 1e-6
     assert torch.equal(layer.norm.running_mean[:5], before["norm.running_mean"])
     torch.testing.assert_close(m.squared_dist(m.origin(**F64), y).mean(), torch.ones((), **F64), rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("geometry", ["AIM", "LEM", "BW", "CRIM"])
+def test_domains_added_in_inference_mode_can_be_trained(geometry: str, policy: str) -> None:
+    make = lambda: mn.nn.RiemannianBatchNorm(GEOMETRIES[geometry], statistics=POLICIES[policy], **F64)  # noqa: E731
+    layer, twin = DomainBatchNorm(make(), 2), DomainBatchNorm(make(), 2)
+    x = batch(geometry)
+    for each, mode in ((layer, torch.inference_mode), (twin, torch.no_grad)):
+        with mode():
+            each.add_domain()
+            each.load_state_dict(DomainBatchNorm(make(), 5).state_dict())
+            each.adapt(x, 4)
+    assert not any(buffer.is_inference() or buffer.requires_grad for buffer in layer.buffers())
+    y, expected = layer(x, DOMAINS), twin(x, DOMAINS)
+    y.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(y, expected) and torch.equal(layer.norm.bias.grad, twin.norm.bias.grad)
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in layer.state_dict().items())
 
 
 def test_adapting_to_too_few_samples_is_an_error_that_changes_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import torch
@@ -59,10 +60,8 @@ class DomainBatchNorm(nn.Module):
         super().__init__()
         if not isinstance(norm, ManifoldNorm):
             raise TypeError(f"DomainBatchNorm: norm must be a norm layer of this package, got {norm!r}.")
-        if num_domains < 1 or min_samples < 1:
-            raise ValueError(
-                f"DomainBatchNorm: num_domains and min_samples must be at least 1, got {num_domains} and {min_samples}."
-            )
+        num_domains = _count(num_domains, "DomainBatchNorm: num_domains")
+        min_samples = _count(min_samples, "DomainBatchNorm: min_samples")
         names = norm.statistics_names()
         others = {name for name, _ in norm.named_buffers(recurse=False)} - {*names, "momenta"}
         if norm.per_domain or others or not norm.track_running_stats:
@@ -70,11 +69,12 @@ class DomainBatchNorm(nn.Module):
                 "DomainBatchNorm: norm must keep running statistics, not be per domain already, and have no other "
                 f"buffers than these, got {sorted(others)}."
             )
-        norm.per_domain, norm.min_samples = True, min_samples
+        buffers = {name: getattr(norm, name) for name in names}
+        buffers = {name: buffer.expand(num_domains, *buffer.shape).clone() for name, buffer in buffers.items()}
+        norm.per_domain, norm.min_samples = True, min_samples  # from here on nothing can fail
         self.norm = norm
-        for name in names:
-            buffer = getattr(norm, name)
-            norm.register_buffer(name, buffer.expand(num_domains, *buffer.shape).clone())
+        for name, buffer in buffers.items():
+            norm.register_buffer(name, buffer)
 
     @classmethod
     def of(cls, norm: Any, num_domains: int = 1, **options: Any) -> DomainFactory:
@@ -138,12 +138,9 @@ class DomainBatchNorm(nn.Module):
         """The number of domains D."""
         return self.norm.running_mean.shape[0]
 
-    @torch.no_grad()
     def add_domain(self, count: int = 1) -> int:
         """Append domains with fresh statistics and return the index of the first; buffers are replaced."""
-        if count < 1:
-            raise ValueError(f"DomainBatchNorm.add_domain: count must be at least 1, got {count}.")
-        first = self.num_domains
+        count, first = _count(count, "DomainBatchNorm.add_domain: count"), self.num_domains
         self._resize(first + count)
         return first
 
@@ -190,6 +187,8 @@ class DomainBatchNorm(nn.Module):
         """Undo `freeze`."""
         return self.freeze(False)
 
+    @torch.inference_mode(False)  # tensors made in inference mode could not be trained with later
+    @torch.no_grad()
     def _resize(self, count: int) -> None:
         """Keep the first ``count`` domains, or append fresh ones."""
         norm = self.norm
@@ -204,8 +203,7 @@ class DomainBatchNorm(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(f"{prefix}norm.running_mean")
         if saved is not None and saved.shape[0] != self.num_domains:
-            with torch.no_grad():
-                self._resize(saved.shape[0])
+            self._resize(saved.shape[0])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     # ---- what a user reads and assigns
@@ -236,6 +234,19 @@ class DomainBatchNorm(nn.Module):
     def extra_repr(self) -> str:
         """Return the options."""
         return f"num_domains={self.num_domains}, min_samples={self.norm.min_samples}"
+
+
+def _count(value: Any, argument: str) -> int:
+    """Return a whole number of at least 1; numbers of numpy and torch are welcome."""
+    try:
+        count = index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a whole number, got {value!r}.")
+    if count < 1:
+        raise ValueError(f"{argument} must be at least 1, got {count}.")
+    return count
 
 
 @dataclass(frozen=True)
