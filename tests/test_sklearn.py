@@ -310,6 +310,17 @@ def test_any_domain_labels(kind: str) -> None:
             assert (model.predict_proba(X, one) == model.predict_proba(X, [400] * 60)).all()
 
 
+def test_one_tuple_as_the_label_of_all_samples() -> None:
+    X, y, session = shifted()
+    model = SPDNetClassifier(epochs=2).fit(X, y, [("p", each) for each in session.tolist()])
+    for call in (model.predict, model.adapt):
+        with pytest.raises(ValueError, match=r"one label of all samples: \[\('p', 'mon'\)\] \* 20\."):
+            call(X[:20], ("p", "mon"))
+    assert model.predict(X[:20], [("p", "mon")] * 20).shape == (20,)
+    with pytest.raises(ValueError, match="domain 'mon' has no statistics"):  # as documented: a tuple is a sequence
+        model.predict(X[:2], ("p", "mon"))
+
+
 def test_adapting_to_an_unseen_domain() -> None:
     X, y, session = shifted()
     old = session != "wed"
@@ -487,6 +498,9 @@ def test_wrong_targets(y: Any, message: str) -> None:
         ({"batch_size": 1}, "batch_size must be an integer of at least 2"),
         ({"dtype": "float16"}, "dtype must be 'float32' or 'float64'"),
         ({"layer_sizes": [5]}, "5"),
+        ({"device": "cpx"}, r"device 'cpx' cannot be used on this machine \(.*Pass 'cpu'"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' cannot be used on this machine \(.*Pass 'cpu'"),
+        ({"device": 1.5}, r"device 1.5 cannot be used"),
         ({"lr": 1e30}, r"training failed in epoch \d: .* Lower lr"),
     ],
     ids=str,
@@ -497,6 +511,9 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
         SPDNetClassifier(**{"epochs": 3, **options}).fit(X, y)
     with pytest.raises(TypeError, match="norm must be a factory"):
         SPDNetClassifier(3).fit(X, y)
+    for value in ("no", None, 1):
+        with pytest.raises(TypeError, match="adapt_unseen must be True or False, got"):
+            SPDNetClassifier(adapt_unseen=value).fit(X, y)
 
 
 def test_wrong_domains() -> None:
@@ -507,6 +524,8 @@ def test_wrong_domains() -> None:
         SPDNetClassifier(epochs=1).fit(X, y, [np.nan] * 60)
     with pytest.raises(TypeError, match="label 0 is not hashable"):
         SPDNetClassifier(epochs=1).fit(X, y, [["a"]] * 60)
+    with pytest.raises(ValueError, match=r"one label for each sample, got shape \(30, 2\).*list of tuples"):
+        SPDNetClassifier(epochs=1).fit(X, y, session.reshape(30, 2))
     model = SPDNetClassifier(epochs=1).fit(X, y, session)
     with pytest.raises(ValueError, match=r"pass predict\(X, domain\) the domain of each sample, one of 'mon', 'tue'"):
         model.predict(X)

@@ -128,7 +128,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         domain : array or sequence, optional
             Domain label (N,) of each sample.
         """
-        name = self._check_parameters()
+        name = type(self).__name__
+        _inputs.check_parameters(self, self._dtype, name)
         x, kind = _inputs.read(X, name)
         labels = _inputs.targets(y, len(x), name)
         where = None if domain is None else _inputs.domains(domain, len(x), name)
@@ -158,15 +159,6 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_, self._kind, self._unit = kind.channels, kind, unit
         return self
 
-    def _check_parameters(self) -> str:
-        name = type(self).__name__
-        for option, value, least in (("epochs", self.epochs, 1), ("batch_size", self.batch_size, 2)):
-            if not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"{name}: {option} must be an integer of at least {least}, got {value!r}.")
-        if self._dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name}: dtype must be 'float32' or 'float64', got {self.dtype!r}.")
-        return name
-
     @property
     def _dtype(self) -> Any:
         return getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype
@@ -186,7 +178,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         X : array or Tensor
             As in `fit`.
         domain : array, sequence or label, optional
-            Domain label of each sample, or the one of all, where the fit had domains.
+            Domain label of each sample, or the one of all, where the fit had domains. A tuple is a sequence: where it
+            is the label of all, pass ``[label] * len(X)``.
         """
         x, name = self._matrices(X), type(self).__name__
         if self.domains_ is None:
@@ -243,7 +236,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         X : array or Tensor
             As in `fit`: all samples of these domains at once. Other domains stay as they are.
         domain : array, sequence or label, optional
-            Domain label of each sample, or the one of all, where the fit had domains.
+            As in `predict_proba`.
         """
         x, name = self._matrices(X), type(self).__name__
         if self.norm is None:

@@ -93,6 +93,25 @@ def narrowed(x: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return narrow
 
 
+def check_parameters(estimator: Any, dtype: Any, name: str) -> None:
+    """Raise unless an estimator can be fitted with these parameters here; the norm and the network check theirs."""
+    for option, value, least in (("epochs", estimator.epochs, 1), ("batch_size", estimator.batch_size, 2)):
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name}: {option} must be an integer of at least {least}, got {value!r}.")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: dtype must be 'float32' or 'float64', got {estimator.dtype!r}.")
+    if not isinstance(estimator.adapt_unseen, (bool, np.bool_)):
+        raise TypeError(f"{name}: adapt_unseen must be True or False, got {estimator.adapt_unseen!r}.")
+    try:
+        torch.empty(0, device=estimator.device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # what torch raises for names and for missing devices
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name}: device {estimator.device!r} cannot be used on this machine ({reason}). Pass 'cpu', or the name "
+            f"of a device that torch finds here."
+        ) from error
+
+
 def targets(y: Any, samples: int, name: str) -> np.ndarray[Any, Any]:
     """Return the labels (N,) of the samples."""
     if y is None:
@@ -118,7 +137,9 @@ def domains(domain: Any, samples: int, name: str) -> Sequence[Hashable]:
         return labels_of([domain], f"{name}: domain") * samples
     labels = labels_of(domain, f"{name}: domain")
     if len(labels) != samples:
+        whole = f" If {domain!r} is the one label of all samples: [{domain!r}] * {samples}."
         raise ValueError(
             f"{name}: domain has {len(labels)} labels, X has {samples} samples. Pass one label for each sample."
+            f"{whole if isinstance(domain, tuple) else ''}"
         )
     return labels
