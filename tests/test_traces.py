@@ -38,6 +38,36 @@ class Branching(nn.Module):
         return x.sin() if x.shape[0] > 5 else x.cos()
 
 
+class Specialising(nn.Module):
+    """A module with a graph for each batch size, the first of which AOT backends start twice (for `weight`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = 0.3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.lerp(x.sin(), self.weight) * float(str(x.shape[0]))
+
+
+class Restarted(Specialising):
+    """The same with one graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.lerp(x.sin(), self.weight)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("training", [True, False])
+def test_recompilations_are_those_for_other_sizes(traces: ModuleType, backend: str, training: bool) -> None:
+    def count(module: nn.Module) -> int:
+        return int(traces.trace(traces.Case(module, traces.noise(4)), training, backend).recompilations)
+
+    assert count(Restarted()) == 0
+    assert count(Branching()) == 1
+    assert count(Specialising()) == len(traces.BATCHES) - 1
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_counts(traces: ModuleType) -> None:
     assert traces.trace(traces.Case(Broken(), traces.noise(4)), True, "eager") == (1, 0)
