@@ -618,6 +618,30 @@ def test_models_pass_the_domain_on(geometry: type) -> None:
     torch.testing.assert_close(net.eval()(x, domains), y, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_refitting_a_model_changes_all_norms_or_none(error: type[BaseException]) -> None:
+    norm = DomainBatchNorm.of(mn.nn.MomentumBatchNorm.of(mn.AffineInvariant), 3)
+    net = mn.models.SPDNet([6, 5, 4], 2, norm=norm, **F64).train()
+    first, second = (module for module in net.modules() if isinstance(module, DomainBatchNorm))
+    x, domains = mn.AffineInvariant(6).random_point(12, **F64), torch.arange(12) % 3
+    net(x, domains)
+    before, seen = copy.deepcopy(net.state_dict()), []
+    if error is ValueError:
+        second.norm.min_samples = 30
+    else:
+
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        second.register_forward_hook(interrupt)  # its own statistics are set by then
+    first.register_forward_hook(lambda *_: seen.append(first.norm.running_mean.clone()))
+    with pytest.raises(error):
+        mn.nn.refit(net, x, domains)
+    assert not torch.equal(seen[0], before[next(k for k in before if k.endswith("running_mean"))])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.training and not any(module._forward_pre_hooks for module in net.modules())
+
+
 def test_fusion_with_the_logarithm_saves_a_decomposition() -> None:
     m = GEOMETRIES["LEM"]
     norm = randomized(DomainBatchNorm(mn.nn.LieBatchNorm(m, **F64), 5))

@@ -16,7 +16,8 @@ def refit(model: nn.Module, x: Any, domain: Any = None) -> Tensor:
     """Refit the running statistics of every norm in a model, one after the other, and return the model's output.
 
     Each norm sees what the refitted layers before it make of the data. Parameters, and the statistics of domains that
-    do not occur, stay as they are; other layers run in evaluation mode.
+    do not occur, stay as they are; other layers run in evaluation mode. Where a norm refuses its data, or anything else
+    fails or interrupts, all statistics are put back.
 
     Parameters
     ----------
@@ -36,11 +37,16 @@ def refit(model: nn.Module, x: Any, domain: Any = None) -> Tensor:
     """
     modes = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, DomainBatchNorm) or _stands_alone(m)]
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     hooks = [norm.register_forward_pre_hook(_before, with_kwargs=True) for norm in norms]
     try:
         model.eval()
         inputs = x if isinstance(x, tuple) else (x,)
         return model(*inputs) if domain is None else model(*inputs, domain=domain)
+    except BaseException:  # KeyboardInterrupt too
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
     finally:
         for hook in hooks:
             hook.remove()
