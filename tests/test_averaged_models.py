@@ -202,6 +202,30 @@ def test_statistics_of_every_kind_and_domain() -> None:
         torch.testing.assert_close(getattr(average.module.norm, kind), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("use_buffers", [True, False])
+@pytest.mark.parametrize("kind", AVERAGES)
+def test_an_average_gains_and_loses_the_domains_of_its_model(kind: str, use_buffers: bool) -> None:
+    manifold = mn.AffineInvariant(3)
+    layer = mn.nn.DomainBatchNorm(mn.nn.MomentumBatchNorm(manifold, dtype=torch.float64), 2)
+    average, without = (mn.nn.AveragedModel(layer, use_buffers=use_buffers, **AVERAGES[kind]) for _ in range(2))
+    for _ in range(3):
+        layer(manifold.random_point(12, dtype=torch.float64), torch.arange(12) % 2)
+        average.update_parameters(layer)
+        without.update_parameters(layer)
+    before = copy.deepcopy(layer)
+    first = layer.add_domain(2)
+    layer(manifold.random_point(12, dtype=torch.float64), torch.arange(12) % 2 + first)
+    average.update_parameters(layer)
+    without.update_parameters(before)
+    for name in layer.norm.statistics_names():
+        found, model, old = (getattr(each.norm, name) for each in (average.module, layer, without.module))
+        torch.testing.assert_close(found[:first], old, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found[first:], model[first:], rtol=1e-12, atol=1e-12)
+    layer.load_state_dict(before.state_dict())
+    average.update_parameters(layer)
+    assert average.module.num_domains == 2
+
+
 def test_points_of_geoopts_own_manifolds_are_projected() -> None:
     geoopt = pytest.importorskip("geoopt")
     model = nn.Module()

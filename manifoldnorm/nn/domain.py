@@ -200,6 +200,15 @@ class DomainBatchNorm(nn.Module):
             kept = min(count, buffer.shape[0])
             getattr(norm, name)[:kept].copy_(buffer[:kept])
 
+    def _take_domains(self, other: DomainBatchNorm) -> None:
+        """Have as many domains as another layer of this kind, new ones with its statistics."""
+        first = self.num_domains
+        if other.num_domains == first:
+            return
+        self._resize(other.num_domains)
+        for name in self.norm.statistics_names():
+            getattr(self.norm, name)[first:].copy_(getattr(other.norm, name)[first:])
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(f"{prefix}norm.running_mean")
         if saved is not None and saved.shape[0] != self.num_domains:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from manifoldnorm.manifolds import Manifold
 from manifoldnorm.nn import _running
+from manifoldnorm.nn.domain import DomainBatchNorm
 from manifoldnorm.nn.momentum import Momentum, Renorm
 from manifoldnorm.nn.norm import ManifoldNorm
 from manifoldnorm.nn.statistics import Batch
@@ -78,7 +79,8 @@ class AveragedModel(torch.optim.swa_utils.AveragedModel):
     running mean of a norm leave their manifold, unless it is convex as that of positive-definite matrices. Here each
     moves along the geodesic to the new point by the weight that ``avg_fn`` or ``multi_avg_fn`` gives to numbers; where
     there is no single geodesic, and on manifolds of geoopt's own, it is the projected average. Everything else
-    (tangent biases, weights made orthonormal at use, scales, variances) is averaged as in torch.
+    (tangent biases, weights made orthonormal at use, scales, variances) is averaged as in torch. Domains that the model
+    gains (`DomainBatchNorm.add_domain`) begin in the average with the statistics that they have by then.
 
     Parameters
     ----------
@@ -103,6 +105,8 @@ class AveragedModel(torch.optim.swa_utils.AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Move the averages towards a model's weights."""
+        for norm, source in zip(_domain_norms(self.module), _domain_norms(model), strict=True):
+            norm._take_domains(source)
         old = [_double(point).clone() for point, _ in _points(self.module, self.use_buffers)]
         weight = self._weight() if int(self.n_averaged) else None
         super().update_parameters(model)
@@ -120,6 +124,10 @@ class AveragedModel(torch.optim.swa_utils.AveragedModel):
             self.multi_avg_fn([old], [new], count)
             return float(old)
         return 1 / (float(count) + 1) if self.avg_fn is None else float(self.avg_fn(old, new, count))
+
+
+def _domain_norms(model: nn.Module) -> list[DomainBatchNorm]:
+    return [module for module in model.modules() if isinstance(module, DomainBatchNorm)]
 
 
 def _points(model: nn.Module, buffers: bool) -> Iterator[tuple[Tensor, Any]]:
