@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 import manifoldnorm as mn
 from manifoldnorm.nn import DomainBatchNorm, convert_sync_batchnorm
-from manifoldnorm.stats import Pooled, Processes, converged_mean, pooled, weighted_mean
+from manifoldnorm.stats import Pooled, Processes, converged_mean, pooled, segment, weighted_mean
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch without the gloo backend"
@@ -200,6 +200,19 @@ def test_in_a_group_of_one_it_is_the_plain_norm(tmp_path: Path) -> None:
         torch.testing.assert_close(converged_mean(aim, x, share), aim.frechet_mean(x))
         copied = copy.deepcopy(convert_sync_batchnorm(plain, dist.new_group([0])))  # as for an average of models
         assert copied.processes.group is plain.processes.group
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_failed_sum_says_what_it_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(values: torch.Tensor, **options: Any) -> None:
+        raise RuntimeError("Timed out waiting 60000ms for recv operation to complete")
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(dist, "all_reduce", fail)
+        with pytest.raises(RuntimeError, match=r"other than the 10 numbers here.* add_domain in every.*Timed out"):
+            segment(torch.ones(6, **F64), torch.arange(6) % 5, 5, Processes())  # for each domain its weight and count
     finally:
         dist.destroy_process_group()
 

@@ -71,9 +71,10 @@ class Processes:
         except RuntimeError as error:
             raise RuntimeError(
                 f"Synchronised statistics: process {dist.get_rank()} could not sum over the {self.size} processes; "
-                f"another one has ended or does not answer, and the step cannot be finished without it. Look for the "
-                f"first error among all processes, and start again from the last checkpoint (torchrun does so with "
-                f"--max-restarts). The backend says: {error}"
+                f"another one has ended or does not answer, and the step cannot be finished without it; or it sums "
+                f"other than the {values.numel()} numbers here, as with another number of domains (call add_domain in "
+                f"every process). Look for the first error among all processes, and start again from the last "
+                f"checkpoint (torchrun does so with --max-restarts). The backend says: {error}"
             ) from error
 
 
