@@ -24,6 +24,7 @@ from manifoldnorm.manifolds import (
     Stiefel,
 )
 from manifoldnorm.manifolds._conformal import ConformalManifold
+from manifoldnorm.manifolds.base import spread
 
 
 @functools.cache
@@ -60,11 +61,16 @@ def _adapter_class() -> Any:
         def __deepcopy__(self, memo: Any) -> Any:
             return adapt(self.source if isinstance(self.source, Manifold) else copy.deepcopy(self.source, memo))
 
+        def _shrunk(self, x: Tensor, u: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+            """Return vectors at ``x``, shrunk alike by what keeps ``exp(x, u)`` defined: a wall stops the momentum."""
+            fraction = self.geometry.injective_fraction(x, u)
+            return (u, *more) if fraction is None else tuple(spread(fraction, self.ndim) * w for w in (u, *more))
+
         def retr(self, x: Tensor, u: Tensor) -> Tensor:
-            return self.geometry.retract(x, u)
+            return self.geometry.retract(x, *self._shrunk(x, u))
 
         def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-            return self.geometry.exp(x, u)
+            return self.geometry.exp(x, *self._shrunk(x, u))
 
         def logmap(self, x: Tensor, y: Tensor) -> Tensor:
             return self.geometry.log(x, y)
@@ -82,8 +88,9 @@ def _adapter_class() -> Any:
             geometry = self.geometry
             if not more and isinstance(geometry, ConformalManifold):
                 return geometry.step(x, u, v)
-            y = self.retr(x, u)
-            return y, *(self.transp(x, y, w) for w in (v, *more))
+            u, *moving = self._shrunk(x, u, v, *more)
+            y = geometry.retract(x, u)
+            return y, *(self.transp(x, y, w) for w in moving)
 
         def proju(self, x: Tensor, u: Tensor) -> Tensor:
             return self.geometry.project_tangent(x, u)
@@ -196,6 +203,20 @@ def from_geoopt(manifold: Any, *sizes: int) -> Manifold:
     return equivalent(manifold, *sizes)
 
 
+def _at_rest(group: dict[str, Any], point: Tensor, states: Any) -> None:
+    """Give a new parameter a momentum of zero."""
+    if group["momentum"] > 0 and "momentum_buffer" not in states[point]:
+        states[point]["momentum_buffer"] = torch.zeros_like(point.data)
+
+
+def _real_moments(group: dict[str, Any], point: Tensor, states: Any) -> None:
+    """Give a new complex parameter the state that geoopt gives a real one, with real second moments."""
+    if point.is_complex() and not states[point]:
+        moments = ("exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg_sq",)
+        states[point].update({name: torch.zeros_like(point.data.real) for name in moments})
+        states[point].update(step=0, exp_avg=torch.zeros_like(point.data))
+
+
 @functools.cache
 def optimizer(name: str) -> Any:
     """Return one of geoopt's optimizers; those with momentum start at rest.
@@ -203,7 +224,7 @@ def optimizer(name: str) -> Any:
     Geoopt starts the momentum with the Euclidean gradient, which is no tangent vector: near the boundary of the
     Poincare ball the first step would leave for infinity. Counts of steps stay whole numbers in a state that is loaded
     or copied, so that a resumed run is the same bit for bit: torch turns them into float32, whose powers round
-    differently.
+    differently. Second moments of complex points are real: geoopt makes them complex, which have no maximum (AMSGrad).
     """
     theirs = getattr(_geoopt().optim, name)
     members: dict[str, Any] = {"__doc__": theirs.__doc__, "__module__": "manifoldnorm.optim"}
@@ -216,14 +237,12 @@ def optimizer(name: str) -> Any:
             entry["step"] = count
 
     members["__setstate__"] = __setstate__
-    if "SGD" not in name:
-        return type(name, (theirs,), members)
+    start = _at_rest if "SGD" in name else _real_moments
 
     def step(self: Any, closure: Any = None) -> Any:
         for group in self.param_groups:
-            for parameter in group["params"] if group["momentum"] > 0 else ():
-                if "momentum_buffer" not in self.state[parameter]:
-                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.data)
+            for parameter in group["params"]:
+                start(group, parameter, self.state)
         return theirs.step(self, closure)
 
     members["step"] = step

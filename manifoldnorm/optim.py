@@ -1,7 +1,9 @@
 """Bridge to geoopt's Riemannian optimizers.
 
 `ManifoldParameter(data, manifold)` takes a geometry of this package; `RiemannianAdam`, `RiemannianSGD` and their sparse
-siblings are geoopt's, except that momentum starts at rest. The sparse ones train embeddings on manifolds of vectors:
+siblings are geoopt's, except that momentum starts at rest. Where the exponential is not defined everywhere, as in
+Bures-Wasserstein geometries, a step that would leave its domain is shrunk into it (`Manifold.injective_fraction`), and
+the momentum with it. The sparse ones train embeddings on manifolds of vectors:
 
 >>> import torch, manifoldnorm as mn
 >>> table = torch.nn.Embedding(1000, 5, sparse=True)

@@ -272,6 +272,22 @@ def test_a_broken_geoopt_disables_only_this_bridge() -> None:
     assert done.stdout.split("\n")[:2] == ["torch.Size([4, 3, 3])", "ImportError"], done.stderr
 
 
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_second_moments_of_complex_points_are_real(amsgrad: bool) -> None:
+    manifold = mn.AffineInvariant(4, field="complex")
+    x = cloud(manifold)
+    point = ManifoldParameter(x[0].clone(), manifold)
+    search = RiemannianAdam([point], lr=0.1, amsgrad=amsgrad)
+    start = float(manifold.dist(point.detach(), manifold.frechet_mean(x)))
+    for _ in range(60):
+        search.zero_grad()
+        manifold.squared_dist(point, x).mean().backward()
+        search.step()
+    assert float(manifold.dist(point.detach(), manifold.frechet_mean(x))) < 0.1 * start
+    moments = [value for key, value in search.state[point].items() if key.endswith("_sq")]
+    assert len(moments) == 1 + amsgrad and all(value.dtype == REAL for value in moments)
+
+
 # ---- weight decay
 
 

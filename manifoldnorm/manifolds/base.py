@@ -195,11 +195,11 @@ class Manifold(abc.ABC):
         return self.exp(p, v)
 
     def vector_transport(self, p: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        """Return ``v`` moved from ``p`` to ``q`` for an optimizer: transport where closed, else a projection."""
+        """Return ``v`` moved from ``p`` to ``q`` for an optimizer: transport where closed, else through the origin."""
         try:
             return self.transport(p, q, v)
         except NotImplementedError:
-            return self.project_tangent(q, v)
+            return self.from_origin(q, self.to_origin(p, v))  # keeps the length, which a projection does not
 
     def random_tangent(self, p: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return a tangent vector at each ``p`` whose coordinates in an orthonormal frame are standard normal."""

@@ -142,6 +142,10 @@ class Stiefel(Manifold):
         """Return the polar factor of ``p + v``."""
         return polar_factor(p + v)
 
+    def vector_transport(self, p: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        """Return the projection of ``v`` at ``q``."""
+        return self.project_tangent(q, v)
+
     def violation(self, x: Tensor) -> Tensor:
         """Return the Frobenius norm of ``x^H x - I``."""
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
