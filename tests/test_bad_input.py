@@ -271,10 +271,39 @@ def test_real_input_for_a_complex_layer(x: Tensor) -> None:
 @every_layer
 def test_wrong_weights(name: str, x: Tensor) -> None:
     layer = LAYERS[name](check_input=True)
-    with unchanged(layer), pytest.raises(ValueError, match=r"weights must have shape \(6,\).*got \(5,\)"):
+    with unchanged(layer), pytest.raises(ValueError, match=r"weights must have shape \(6,\), got \(5,\)"):
         layer(x, torch.ones(5))
-    with unchanged(layer), pytest.raises(ValueError, match="weights must not be negative"):
+    with unchanged(layer), pytest.raises(ValueError, match=r"weights must not be negative.*sample 0 has -1"):
         layer(x, -torch.ones(6))
+    with unchanged(layer), pytest.raises(ValueError, match=r"weights must not be .*NaN.*sample 2 has nan"):
+        layer(x, torch.tensor([1.0, 0.0, float("nan"), 1.0, 1.0, 1.0]))
+    with unchanged(layer), pytest.raises(ValueError, match="weights must not all be 0"):
+        layer(x, torch.zeros(6))
+    layer.eval()(x, torch.zeros(6))  # no statistic of the batch: nothing to weigh
+
+
+def test_wrong_weights_and_dimensions_of_a_frechet_mean() -> None:
+    manifold = mn.AffineInvariant(3)
+    x = manifold.random_point(7, 2)
+    none_in_a_group = torch.ones(7, 2).index_fill(1, torch.tensor(1), 0.0)
+    for weights, text in {
+        torch.ones(5): r"weights must have shape \(7,\) or \(7, 2\), got \(5,\)",
+        torch.ones(7, 2, 3): r"weights must have shape \(7,\) or \(7, 2\), got \(7, 2, 3\)",
+        -torch.ones(7): r"weights must not be negative.*sample \(0, 0\) has -1.*weight 0",
+        torch.full((7,), float("nan")): r"weights must not be .*NaN.*has nan",
+        torch.zeros(7): "weights must not all be 0",
+        none_in_a_group: "weights must not all be 0",
+    }.items():
+        with pytest.raises(ValueError, match=text):
+            manifold.frechet_mean(x, weights)
+    with pytest.raises(ValueError, match=r"weights must have shape \(7,\), got \(5,\)"):
+        manifold.frechet_mean(x[:, 0], torch.ones(5))
+    for dim in (2, 3, -3, -4, (0, 2), (0, 0), (1, -1), ()):
+        with pytest.raises(ValueError, match=r"dim=.* must name different batch dimensions.*Use 0 to 1, or -2 to -1"):
+            manifold.frechet_mean(x, dim=dim)
+    with pytest.raises(ValueError, match=r"dim=0 .*Add one: x\[None\]"):
+        manifold.frechet_mean(x[0, 0])
+    assert torch.equal(manifold.frechet_mean(x, dim=(-2, 1)), manifold.frechet_mean(x, dim=(0, 1)))
 
 
 def test_layers_of_networks_check_shapes_and_dtypes(x: Tensor) -> None:

@@ -165,9 +165,10 @@ def pool(x: Tensor, weights: Tensor | None, axes: int, channels: int | None, nam
         return flat, None
     check_tensor(weights, name, "weights")
     shape = x.shape[:lead]
-    if tuple(weights.shape) not in (tuple(shape), tuple(shape[:pooled]), tuple(shape[:1])):
+    allowed = dict.fromkeys((tuple(shape), tuple(shape[:pooled]), tuple(shape[:1])))
+    if tuple(weights.shape) not in allowed:
         raise ValueError(
-            f"{name}: weights must have shape {tuple(shape)} or {tuple(shape[:pooled])}, got {tuple(weights.shape)}."
+            f"{name}: weights must have shape {' or '.join(map(str, allowed))}, got {tuple(weights.shape)}."
         )
     weights = weights.reshape(weights.shape + (1,) * (lead - weights.ndim)).expand(shape)
     return flat, weights.flatten(0, pooled - 1) if pooled > 1 else weights

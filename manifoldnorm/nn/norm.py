@@ -28,6 +28,7 @@ from manifoldnorm.stats import (
     segment,
     weighted_mean,
 )
+from manifoldnorm.stats.weights import check_weights
 
 
 class ManifoldNorm(Affine, Tracking, abc.ABC):
@@ -284,8 +285,9 @@ class ManifoldNorm(Affine, Tracking, abc.ABC):
         _inputs.check_same_kind(self._own(), x, name)
         if self.check_input:
             manifold.check_point(x, f"{name} input")
-            if weights is not None and bool((weights < 0).any()):
-                raise ValueError(f"{name}: weights must not be negative.")
+            if weights is not None:
+                alone = self._from_batch() and self._others() is None  # else other samples may count
+                check_weights(weights, weights.sum() if alone and x.numel() else None, name)
 
     def _flatten(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return _inputs.pool(x, weights, len(self.manifold.point_shape), self.channels, type(self).__name__)

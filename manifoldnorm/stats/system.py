@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from manifoldnorm.linalg import without_autocast
+from manifoldnorm.linalg._call import plain
 from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.stats.hessian import Hessian
 from manifoldnorm.stats.reduction import Reduction, trailing
-from manifoldnorm.stats.weights import Weights, weighted_mean
+from manifoldnorm.stats.weights import Weights, check_weights, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,12 @@ def frechet_mean(
     Tensor
         Points with the dimensions ``dim`` removed.
 
+    Raises
+    ------
+    ValueError
+        For a ``dim`` that is no batch dimension, weights of another shape, and, on CPU, weights that are negative, not
+        finite, or all 0.
+
     Warns
     -----
     RuntimeWarning
@@ -225,19 +232,42 @@ def _front(
 ) -> tuple[Tensor, Tensor | None]:
     """Move the averaged dimensions to one leading dimension and normalise the weights over it."""
     batch = x.ndim - point_ndim
-    dims = tuple(d % batch for d in ((dim,) if isinstance(dim, int) else dim))
+    dims = _batch_dims(dim, batch, x.shape)
     count = 1
     for d in dims:
         count *= x.shape[d]
     if count == 0:
         raise ValueError(f"frechet_mean: x has no samples along dim={dim} (shape {tuple(x.shape)}); pass at least one.")
     if weights is not None:
+        check_tensor(weights, "frechet_mean", "weights")
+        averaged, shape = tuple(x.shape[d] for d in dims), tuple(x.shape[:batch])
         full = weights
         if weights.ndim == len(dims) < batch:  # one weight for each sample of the averaged dimensions
             full = weights.reshape(tuple(weights.shape[dims.index(d)] if d in dims else 1 for d in range(batch)))
         elif weights.ndim < batch:
             full = weights.reshape(weights.shape + (1,) * (batch - weights.ndim))
-        full = full.to(x.real.dtype if x.is_complex() else x.dtype).expand(x.shape[:batch])
+        if full.ndim != batch or any(own not in (1, size) for own, size in zip(full.shape, shape, strict=True)):
+            options = " or ".join(map(str, dict.fromkeys((averaged, shape))))
+            raise ValueError(
+                f"frechet_mean: weights must have shape {options}, got {tuple(weights.shape)}: one for each sample."
+            )
+        full = full.to(x.real.dtype if x.is_complex() else x.dtype).expand(shape)
         full = full.movedim(dims, tuple(range(len(dims)))).flatten(0, len(dims) - 1)
-        weights = full / full.sum(0)
+        total = full.sum(0)
+        if plain(full.detach()):  # looking at values costs nothing here
+            check_weights(full, total, "frechet_mean")
+        weights = full / total
     return x.movedim(dims, tuple(range(len(dims)))).flatten(0, len(dims) - 1), weights
+
+
+def _batch_dims(dim: int | tuple[int, ...], batch: int, shape: torch.Size) -> tuple[int, ...]:
+    """Return the averaged dimensions, counted from the front; raise unless they are different batch dimensions."""
+    given = (dim,) if isinstance(dim, int) else tuple(dim)
+    dims = tuple(d + batch if d < 0 else d for d in given)
+    if not dims or len(set(dims)) < len(dims) or not all(0 <= d < batch for d in dims):
+        remedy = f"Use 0 to {batch - 1}, or -{batch} to -1." if batch else "Add one: x[None]."
+        raise ValueError(
+            f"frechet_mean: dim={dim} must name different batch dimensions of x, and shape {tuple(shape)} has {batch} "
+            f"before those of a point. {remedy}"
+        )
+    return dims

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from manifoldnorm import linalg
+from manifoldnorm.linalg._precision import check_tensor
 from manifoldnorm.linalg._spectral_function import SpectralFunction
 from manifoldnorm.stats.processes import Processes
 from manifoldnorm.stats.reduction import Pooled, Reduction, trailing, weighted_sum
@@ -40,6 +41,22 @@ def masked_weights(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) ->
     """
     raw = raw_weights(valid, weights, dtype)
     return _normalised(raw, raw.sum(0), max(valid.shape[0], 1))
+
+
+def check_weights(weights: Tensor, total: Tensor | None, name: str) -> None:
+    """Raise a ValueError unless weights are finite, not negative, and their totals (if given) not 0; reads values."""
+    check_tensor(weights, name, "weights")
+    weights = weights.detach()
+    fine = weights.isfinite() & (weights >= 0)
+    if not bool(fine.all()):
+        first = int((~fine).flatten().to(torch.uint8).argmax())
+        value = weights.flatten()[first].item()
+        raise ValueError(
+            f"{name}: weights must not be negative, NaN or infinite: {linalg.sample_index(first, weights.shape)} has "
+            f"{value:.3g}. Give samples to leave out weight 0."
+        )
+    if total is not None and not bool((total > 0).all()):
+        raise ValueError(f"{name}: weights must not all be 0: no sample is left. Give one a positive weight.")
 
 
 def pooled(raw: Tensor, processes: Processes) -> tuple[Pooled, Tensor]:
