@@ -65,6 +65,11 @@ def case_of(name: str) -> NormCase:
     return NormCase(build(name, "batch"))
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order() -> None:
+    case_of.cache_clear()
+
+
 def data(name: str, *lead: int) -> Tensor:
     """Return a batch of points around one that is not the origin."""
     return case_of(name).batch(*(lead or (8,)))

@@ -74,13 +74,16 @@ class ArcOverSine(SpectralFunction):
         return (w.acos() + tiny) / (((1 - w) * (1 + w)).sqrt() + tiny)
 
     def divided(self, w: Tensor, p: Tensor | None) -> Tensor:
-        eps = torch.finfo(w.dtype).eps
-        plus, minus = _sums(w.acos())
+        value, (plus, minus) = self.value(w, p), _sums(w.acos())
+        s, d = plus.square(), minus.square()
+        # of small angles the numerator is the series of x cot x over s^2 - d^2 = a b, the only factor that vanishes
+        series = 1 / 3 + (s + d) / 45 + 2 * (s * s + s * d + d * d) / 945 + (s + d) * (s * s + d * d) / 4725
+        near = -series * value.unsqueeze(-1) * value.unsqueeze(-2)
+        small = plus < 0.05
         sine = ((1 - w) * (1 + w)).sqrt()
-        # eps gives 0/0 its limit -1/3 and bounds the rounding error where both angles are below sqrt(eps)
-        denominator = sine.unsqueeze(-1) * sine.unsqueeze(-2) + eps
-        product = (x_cot_x(plus) - x_cot_x(minus) - eps / 3) / denominator
-        return _combine(w, self.value(w, p), plus, minus, product)
+        denominator = torch.where(small, 1.0, sine.unsqueeze(-1) * sine.unsqueeze(-2))
+        product = (x_cot_x(plus) - x_cot_x(minus)) / denominator
+        return torch.where(small, near, _combine(w, value, plus, minus, product))
 
     def taylor(self, m: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor]:
         negative = m < 0
