@@ -1,4 +1,4 @@
-"""The divided differences of acos(c) / sin(acos(c)) where angles vanish, which every frame that shares a direction has."""
+"""Divided differences of acos(c) / sin(acos(c)) where angles vanish: every frame that shares a direction has one."""
 
 from __future__ import annotations
 
